@@ -110,7 +110,7 @@ def test_arguments_that_an_error_says_to_write_exist() -> None:
     functions = [getattr(learning, name) for name in learning.__all__ if name.startswith("build_")]  # type: ignore[attr-defined]
     functions += [getattr(optimizers, name) for name in ("sgd", "adam", "adamw", "rmsprop")]
     functions += [ClientDataset.preprocess, fedcli.evaluate_run, fedcli.resume, models.functional]
-    functions += [layers.LeakyReLU]
+    functions += [layers.LeakyReLU, models.sequential]
     known = {name for function in functions for name in inspect.signature(function).parameters}
     known |= {*AlgorithmParts.__annotations__, *OPTIONS}
     for name, argument in ARGUMENTS.items():
@@ -325,6 +325,7 @@ def test_what_an_error_about_a_model_says_to_write_exists(name: str) -> None:
             "models.build('mlp-2nn', classes=3)",
             "build has no argument 'classes'; write num_classes=",
         ),
+        ("models.sequential(layers=[])", "sequential has no argument 'layers'; write specs="),
         ("layers.LeakyReLU(alpha=0.1)", "LeakyReLU has no argument 'alpha'; write negative_slope="),
         ("layers.BatchNorm(axis=-1)", "BatchNorm has no argument 'axis'; leave it out: layers act"),
         (

@@ -122,13 +122,19 @@ class LearningProcess(ExplainsNames, abc.ABC):
 
         Raises:
             ConfigError: The number or the shapes of the arrays do not fit the model.
-            DataError: `state` is not a server state, or `weights` is a server state.
+            DataError: `state` is not a server state, or `weights` is no list of arrays.
         """
         check_state(state)
         if isinstance(weights, ServerState | ProcessOutput):
             raise DataError(
                 f"weights are of type {type(weights).__name__}; give get_model_weights(state), or "
                 "a list of arrays"
+            )
+        if isinstance(weights, np.ndarray | Mapping):
+            shape = f" {list(weights.shape)}" if isinstance(weights, np.ndarray) else ""
+            raise DataError(
+                f"weights are one {type(weights).__name__}{shape}; give a list with one array per "
+                "tensor; process.model.layout.split(vector) makes one of a flat vector"
             )
         if isinstance(weights, ModelWeights):
             weights = [*weights.trainable, *weights.non_trainable]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,6 +173,13 @@ class ProcessOutput(ExplainsNames):
         stats = self.client_stats
         is_empty = (stats["num_examples"] == 0) & (stats["is_finite"] != 0)
         return int(np.count_nonzero(is_empty))
+
+    def __iter__(self) -> NoReturn:
+        """Refuses `state, metrics = process.next(...)`, as in early versions of TFF."""
+        raise TypeError(
+            "a ProcessOutput is no pair; write output = process.next(state, client_data), then "
+            "output.state and output.metrics"
+        )
 
     def _scores(self) -> dict[str, Any]:
         """Returns the metrics of training or evaluation by name."""

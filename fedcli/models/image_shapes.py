@@ -68,7 +68,13 @@ def for_images(model: Model, image_shape: Sequence[int]) -> Model:
     if not layout.specs:  # its own code computes it
         return replace(model, layout=replace(layout, input_shape=shape))
     flattened = [Flatten("flatten_pixels")] if len(layout.input_shape) == 1 < len(shape) else []
-    return with_input_layers(flattened, model, shape)
+    try:
+        return with_input_layers(flattened, model, shape)
+    except ConfigError as err:
+        raise ConfigError(
+            f"model {model.name} takes {list(layout.input_shape)}, but cannot be used for images "
+            f"of shape {list(shape)}: {err}"
+        ) from err
 
 
 def _with_channels(shape: Sequence[int]) -> tuple[int, ...]:

@@ -1070,6 +1070,22 @@ def test_signatures_are_written_as_tff_writes_them() -> None:
     assert "    finalizer=<\n      update_non_finite=int64\n    >\n  >@SERVER\n>)" in following
 
 
+def test_weights_in_one_piece_and_outputs_as_pairs_are_refused_in_one_line() -> None:
+    process = learning.build_weighted_fed_avg("softmax-regression", optimizers.sgd(0.02))
+    state = process.initialize()
+    flat: Any = state.global_model_weights
+    with pytest.raises(DataError, match=r"weights are one ndarray \[7850\]; give a list with one"):
+        process.set_model_weights(state, flat)
+    split = process.model.layout.split(flat)
+    assert process.set_model_weights(state, split).round_num == 0
+    named: Any = {"kernel": split[0]}
+    with pytest.raises(DataError, match="weights are one dict; give a list with one array per"):
+        process.set_model_weights(state, named)
+    output: Any = process.next(state, [(np.zeros((1, 28, 28)), np.zeros(1, np.int32))])
+    with pytest.raises(TypeError, match=r"no pair; .* then output\.state and output\.metrics"):
+        state, _ = output
+
+
 def test_functions_have_their_type_signatures_as_in_tff() -> None:
     process = learning.build_weighted_fed_avg("softmax-regression", optimizers.sgd(0.02))
     initialize, following = process.initialize.type_signature, process.next.type_signature  # type: ignore[attr-defined]

@@ -79,6 +79,12 @@ def test_a_model_that_does_not_fit_says_both_shapes() -> None:
     )
 
 
+def test_a_layer_that_cannot_follow_a_flattening_is_named_with_both_shapes() -> None:
+    model = models.sequential([layers.BatchNorm(), Dense(3)], (16,))
+    with pytest.raises(ConfigError, match=r"takes \[16\], but .* shape \[4, 4\]: layer batch_norm"):
+        for_images(model, (4, 4))
+
+
 def test_load_takes_a_model_of_fedcli_too() -> None:
     model = models.sequential([Dense(3)], (16,))
     assert models.load(model) is model

@@ -388,6 +388,7 @@ ARGUMENTS: Mapping[str, PeerArgument] = MappingProxyType(
         "input_dim": PeerArgument((), _SHAPE_GOES_IN),
         "classes": PeerArgument(("num_classes",)),
         "outputs": PeerArgument(("logits",), _GRAPHS),
+        "layers": PeerArgument(("specs",)),
         "inputs": PeerArgument((), _GRAPHS),
         "axis": PeerArgument((), f"{_OURS}: layers act on the last axis, the channels"),
         "dilation_rate": PeerArgument((), f"{_OURS}: windows have no gaps"),
