@@ -127,6 +127,8 @@ typedef struct fed_tile_row {
     size_t side;         /* outputs of a tile in each direction: 4 for 3x3 windows, 2 for 5x5 */
     size_t num_tiles;    /* adjacent */
     size_t point_stride; /* floats from one of the points to the next */
+    ptrdiff_t next; /* floats from the pixels of this row to those of the row that is used next, and
+                       is fetched meanwhile; 0 if there is none */
 } fed_tile_row;
 
 /* The memory for the outputs, or pooled outputs, of a row of tiles. */
@@ -154,15 +156,16 @@ typedef struct fed_products {
     size_t out_panel;
 } fed_products;
 
-/* The operands of the gradient by the weights. */
+/* The operands of the gradient by the weights. Members have the same meaning; out is fetched, too.
+ */
 typedef struct fed_products_gradient {
     size_t num_rows;
     size_t num_inputs, num_outputs; /* panels */
     int is_added;                   /* 1: results are added to out */
     const float *rows;              /* [inputs][num_rows, FED_PAD] */
-    size_t rows_panel;
+    size_t rows_panel, rows_point;
     const float *gradient; /* [outputs][num_rows, FED_PAD] */
-    size_t gradient_panel;
+    size_t gradient_panel, gradient_point;
     float *out; /* out [outputs][inputs][FED_PAD, FED_PAD] */
     size_t out_panel;
 } fed_products_gradient;

@@ -175,6 +175,20 @@ static size_t output_offset(const pass *p, const strip *s) {
            fed_pixel(&p->conv->out, s->row * p->plan.side, s->column * p->plan.side);
 }
 
+/* Describes a strip of a block to the kernels. offset_of is input_offset or output_offset: the
+ * pixels of the strip that follows are fetched; after the last strip the first one follows, in the
+ * next panel. Cut tiles are copied and fetch nothing. */
+static fed_tile_row row_of(const pass *p, const block *b, const strip *s,
+                           size_t (*offset_of)(const pass *, const strip *)) {
+    fed_tile_row row = {.side = p->plan.side, .num_tiles = s->num, .point_stride = b->point};
+    if (s->is_cut) return row;
+    const size_t after = s->first + s->num, end = b->first + b->num;
+    const strip next = strip_at(p, after < end ? after : b->first, end);
+    row.next = (ptrdiff_t)offset_of(p, &next) - (ptrdiff_t)offset_of(p, s);
+    if (after == end) row.next += PANEL;
+    return row;
+}
+
 /* Copies a cut tile's pixels of one panel; the rest of the tile becomes zeros. */
 static void copy_pixels(const fed_buffer *buffer, const float *from, size_t height, size_t width,
                         size_t side, float *to /* out [side][side][16] */) {
@@ -202,8 +216,7 @@ static void transform_inputs(const pass *p, const block *b, size_t panel) {
     strip s;
     for (size_t t = b->first; t < b->first + b->num; t += s.num) {
         s = strip_at(p, t, b->first + b->num);
-        const fed_tile_row row = {
-            .side = p->plan.side, .num_tiles = s.num, .point_stride = b->point};
+        const fed_tile_row row = row_of(p, b, &s, input_offset);
         const float *from = p->io->in + input_offset(p, &s) + panel * PANEL;
         float *to = b->values + panel * b->panel + (t - b->first) * PANEL;
         size_t row_stride = in->row_stride, pixel_stride = in->pixel_stride;
@@ -226,8 +239,7 @@ static void transform_gradients(const pass *p, const block *b, size_t panel) {
     strip s;
     for (size_t t = b->first; t < b->first + b->num; t += s.num) {
         s = strip_at(p, t, b->first + b->num);
-        const fed_tile_row row = {
-            .side = p->plan.side, .num_tiles = s.num, .point_stride = b->point};
+        const fed_tile_row row = row_of(p, b, &s, output_offset);
         const float *from = p->io->out_gradient + output_offset(p, &s) + panel * PANEL;
         float *to = b->values + panel * b->panel + (t - b->first) * PANEL;
         size_t row_stride = out->row_stride, pixel_stride = out->pixel_stride;
@@ -253,8 +265,7 @@ static void put_outputs(const pass *p, const block *products, size_t panel) {
     strip s;
     for (size_t t = products->first; t < products->first + products->num; t += s.num) {
         s = strip_at(p, t, products->first + products->num);
-        const fed_tile_row row = {
-            .side = p->plan.side, .num_tiles = s.num, .point_stride = products->point};
+        const fed_tile_row row = row_of(p, products, &s, output_offset);
         float *to = p->io->out + output_offset(p, &s) + panel * PANEL;
         float tile[MOST_SIDE * MOST_SIDE * PANEL];
         fed_cells cells = {.out = to, .step = out->pixel_stride, .row_stride = out->row_stride};
@@ -295,8 +306,7 @@ static void put_inputs_gradient(const pass *p, const block *products, size_t pan
     strip s;
     for (size_t t = products->first; t < products->first + products->num; t += s.num) {
         s = strip_at(p, t, products->first + products->num);
-        const fed_tile_row row = {
-            .side = p->plan.side, .num_tiles = s.num, .point_stride = products->point};
+        const fed_tile_row row = row_of(p, products, &s, input_offset);
         const float *from = products->values + (t - products->first) * PANEL;
         float *to = p->io->in_gradient + input_offset(p, &s) + panel * PANEL;
         float tile[STRIDED_READ * STRIDED_READ * PANEL];
@@ -565,8 +575,10 @@ static void weights_part(const pass *p, size_t part, int worker) {
         .num_outputs = num_outputs,
         .rows = p->inputs.values + input * p->inputs.panel,
         .rows_panel = p->inputs.panel,
+        .rows_point = p->inputs.point,
         .gradient = p->gradients.values + output * p->gradients.panel,
         .gradient_panel = p->gradients.panel,
+        .gradient_point = p->gradients.point,
         .out = scratch_of(p, worker),
     };
     size_t out_point = point_floats(num_inputs * PANEL_SQUARE);

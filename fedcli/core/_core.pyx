@@ -14,6 +14,9 @@ from libc.string cimport memset
 
 from fedcli.core._fed cimport *
 
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object)
+
 import math
 import os
 import sys
@@ -505,6 +508,7 @@ cdef class Sum(Exclusive):
     """An ordered, weighted, float64 sum of vectors, float32 [num_values]."""
     cdef fed_sum *sum
     cdef size_t num_values
+    cdef object last_total
 
     def __dealloc__(self):
         fed_sum_free(self.sum)
@@ -516,12 +520,20 @@ cdef class Sum(Exclusive):
         self.give_back()
 
     def total(self):
-        """The sum of weight * vector, float64 [num_values], and the sum of the weights."""
+        """The sum of weight * vector, float64 [num_values], and the sum of the weights.
+
+        The array of the last call is used again if nothing else refers to it: clearing the pages of
+        a new array, which the system does, can take as long as training on some images.
+        """
         cdef double weight
-        total = np.empty(self.num_values, np.float64)
+        cdef object total = self.last_total
+        self.last_total = None
+        if total is None or Py_REFCNT(total) > 1:
+            total = np.empty(self.num_values, np.float64)
         self.take()
         fed_sum_total(self.sum, <double *> memory_of(total), &weight)
         self.give_back()
+        self.last_total = total
         return total, weight
 
 

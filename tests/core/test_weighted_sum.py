@@ -111,6 +111,20 @@ def test_nothing_of_a_vector_of_weight_0_counts() -> None:
     assert native.sum_vectors(vectors, weights, 3, 1).tolist() == [2, 2, 2]
 
 
+def test_a_total_is_written_again_only_if_nothing_refers_to_it() -> None:
+    total = WeightedSum(3)
+    total.add([np.ones(3, np.float32)], [1.0])
+    held = total.total()[0]
+    total.add([np.ones(3, np.float32)], [1.0])
+    view = total.total()[0][1:]
+    total.add([np.ones(3, np.float32)], [1.0])
+    third = total.total()[0]
+    place = third.ctypes.data
+    assert [held.tolist(), view.tolist(), third.tolist()] == [[1] * 3, [2] * 2, [3] * 3]
+    del third
+    assert total.total()[0].ctypes.data == place
+
+
 def test_what_does_not_fit_is_refused_and_adds_nothing() -> None:
     total = WeightedSum(3)
     ones = np.ones(3, np.float32)
