@@ -16,13 +16,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError
-from fedcli.learning.client_vector_file import DIGEST_RANGE, Store
+
+if TYPE_CHECKING:
+    from fedcli.learning.client_vector_file import Store
 
 # The kinds of vectors that clients keep, by the names of their files: what an algorithm keeps, what
 # compression has not sent yet, and the sums of past deltas that an aggregator compares.
@@ -51,6 +54,8 @@ class _SharedStore:
 
     def open(self) -> Store:
         if self.store is None:
+            from fedcli.learning.client_vector_file import Store  # lazy: few runs keep vectors
+
             self.store = Store(self.path)
         return self.store
 
@@ -61,7 +66,7 @@ class _SharedStore:
         for version, change in self.store.flush():
             for later, state_id in self.state_ids.items():
                 if later >= version:
-                    state_id.digest = (state_id.digest + change) % DIGEST_RANGE
+                    state_id.digest = self.store.digest_after(state_id.digest, change)
 
 
 @dataclass(frozen=True, eq=False)

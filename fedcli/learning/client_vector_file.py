@@ -39,7 +39,7 @@ _CACHE_BYTES = 8 << 20  # pages in memory; further changed pages are written to 
 _APPLICATION_ID = 0x66656463  # "fedc", in the header of the file
 _VERSION = 2
 
-DIGEST_RANGE = 1 << 63  # a digest fits a signed 64-bit integer in HDF5
+_DIGEST_RANGE = 1 << 63  # a digest fits a signed 64-bit integer in HDF5
 
 _DAMAGED = "is damaged; restore the file, or start a new run"
 
@@ -165,7 +165,7 @@ class Store:
                 "GROUP BY client",
                 (version,),
             )
-            return sum(_hash_of_row(*row) for row in newest) % DIGEST_RANGE
+            return sum(_hash_of_row(*row) for row in newest) % _DIGEST_RANGE
 
     def memory(self, num_params: int) -> NDArray[np.float32]:
         """Returns memory, float32 [num_params], for a vector that is then passed to `write`."""
@@ -225,6 +225,10 @@ class Store:
         change = _hash_of_row(client_id, version, checksum)
         replaced = [row for row in before if row[0] <= version]
         return change - _hash_of_row(client_id, *replaced[-1]) if replaced else change
+
+    def digest_after(self, digest: int, change: int) -> int:
+        """Returns a version's digest after a change that `flush` returned."""
+        return (digest + change) % _DIGEST_RANGE
 
     def rewind(self, version: int) -> None:
         """Deletes all versions after `version`.

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedcli.errors import ConfigError
-from fedcli.models.augmentation import with_input_layers
 from fedcli.models.layers import Flatten
 from fedcli.models.model import Model
 
@@ -67,6 +66,8 @@ def for_images(model: Model, image_shape: Sequence[int]) -> Model:
         raise ConfigError(f"model {model.name} {misfit(layout.input_shape, shape)}")
     if not layout.specs:  # its own code computes it
         return replace(model, layout=replace(layout, input_shape=shape))
+    from fedcli.models.augmentation import with_input_layers  # lazy: few models need it
+
     flattened = [Flatten("flatten_pixels")] if len(layout.input_shape) == 1 < len(shape) else []
     try:
         return with_input_layers(flattened, model, shape)

@@ -24,7 +24,7 @@ from fedcli.learning.state import ServerState
 from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
 from fedcli.runs.building import build_algorithm
-from fedcli.runs.files import checkpoint, client_records, event_files
+from fedcli.runs.files import checkpoint, client_records
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.saved_states import (
@@ -42,7 +42,7 @@ from fedcli.settings.run_config import RunConfig, may_have_code
 _OWN_NAMES = (
     *(run_dir.CONFIG, run_dir.METRICS, run_dir.METRICS_CSV, run_dir.TIMINGS, run_dir.EVALUATION),
     *(run_dir.CHECKPOINTS, run_dir.LOCK, client_records.FILE, client_records.JOURNAL),
-    *(*client_states.FILES, event_files.FOLDER),
+    *(*client_states.FILES, run_dir.EVENT_FILES),
 )
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from fedcli.runs.files import checkpoint, client_records, event_files
+from fedcli.runs.files import checkpoint, client_records
 from fedcli.runs.files import folder as run_dir
 from fedcli.runs.trained import export_run
 
@@ -68,7 +68,7 @@ def contents(run: Path) -> dict[str, Any]:
         **kept,
         **records,
         "weights": weights.read_bytes(),
-        "scalars": scalars(run / event_files.FOLDER),
+        "scalars": scalars(run / run_dir.EVENT_FILES),
     }
 
 

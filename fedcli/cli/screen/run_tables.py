@@ -11,7 +11,7 @@ from fedcli.cli.screen.text_screen import TextScreen
 from fedcli.errors import plural
 from fedcli.reports import rows as report
 from fedcli.reports.rows import EvaluationRow, RoundRow, Scores
-from fedcli.runs.files import event_files
+from fedcli.runs.files import folder
 from fedcli.settings.declaration import option_name
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def show_run(
     spent = report.privacy_spent(lines[-1])
     if spent is not None:
         screen.line(f"Privacy  {spent.sentence}")
-    if (path / event_files.FOLDER).is_dir():
-        screen.line(f"Curves   tensorboard --logdir {path / event_files.FOLDER}")
+    if (path / folder.EVENT_FILES).is_dir():
+        screen.line(f"Curves   tensorboard --logdir {path / folder.EVENT_FILES}")
     screen.line(f"Run      {path}")
     screen.line(f"More     fedcli eval {path}{more} --clients all")
 

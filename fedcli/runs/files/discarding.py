@@ -7,14 +7,14 @@ import shutil
 from pathlib import Path
 
 from fedcli.learning import client_states
-from fedcli.runs.files import client_records, event_files, folder
+from fedcli.runs.files import client_records, folder
 
 _FILES = {
     *(folder.CONFIG, folder.METRICS, folder.METRICS_CSV, folder.TIMINGS, folder.LOCK),
     *(client_records.FILE, client_records.JOURNAL),
 }
 # The folders in a run's folder, with a pattern of their files before the end of round 1.
-_FOLDERS = {folder.CHECKPOINTS: r"round-0+\.h5", event_files.FOLDER: r".*tfevents.*"}
+_FOLDERS = {folder.CHECKPOINTS: r"round-0+\.h5", folder.EVENT_FILES: r".*tfevents.*"}
 
 
 def discard(path: Path) -> None:

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from fedcli.errors import ConfigError, RunError, why_not_written
 from fedcli.files import make_folders
 
-FOLDER = "tensorboard"
-
 _NUM_BINS = 64
 _PRIVACY = ("epsilon", "epsilon_rdp", "delta", "clip_norm")
 

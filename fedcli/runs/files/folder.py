@@ -51,6 +51,7 @@ METRICS_CSV = "metrics.csv"  # the same metrics, written with --csv
 TIMINGS = "timings.jsonl"
 EVALUATION = "evaluation.json"
 CHECKPOINTS = "checkpoints"
+EVENT_FILES = "tensorboard"
 LOCK = "lock"
 
 # The largest files that are read. A line of metrics has about 400 bytes.

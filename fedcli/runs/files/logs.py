@@ -101,7 +101,7 @@ def open_logs(
     if config.tensorboard:
         from fedcli.runs.files import event_files
 
-        folder = path / event_files.FOLDER
+        folder = path / run_dir.EVENT_FILES
         files = event_files.EventFiles(folder, round_num, has_histograms=config.histograms)
         logs.append(EventLog(files, layout))
     if config.record_clients:
