@@ -214,5 +214,12 @@ def test_a_rule_sees_all_deltas_that_count_in_slices(
 def test_where_no_delta_counts_the_mean_is_not_a_number() -> None:
     nobody = _some()
     nobody.stats["weight"] = 0.0
-    for deltas in (nobody, replace(_some(), rows=None)):
+    gradients = replace(_some(), rows=None)
+    gradients.delta_sum[0] = np.inf
+    for deltas in (nobody, gradients):
         assert np.isnan(deltas.by_coordinate(lambda values: values[:, 0])).all()
+
+
+def test_deltas_that_were_not_requested_cannot_be_combined_by_coordinate() -> None:
+    with pytest.raises(ValueError, match="no individual deltas; let request return ALL_ROWS"):
+        replace(_some(), rows=None).by_coordinate(lambda values: values[:, 0])

@@ -281,6 +281,8 @@ def test_the_path_of_a_metric_may_be_relative(metric: Path, tmp_path: Path, fedc
         ),
         ("def value", "def result", "MyF1 has no value; define add"),
         ("class MyF1", "class macro_f1", "another metric is called macro_f1; rename one"),
+        ("class MyF1", "class accuracy", "another metric is called accuracy; rename one"),
+        ("class MyF1", "class num_examples", "another metric is called num_examples; rename one"),
     ],
 )
 def test_a_wrong_metric_is_one_line(
@@ -677,6 +679,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
             r"float64 \[7849\] for the mean delta; ",
         ),
         ('state["steps"] + 1', "float('-inf')", "^round 1: .*: aggregate: state 'steps' is -inf; "),
+        (
+            "deltas.weighted_mean()",
+            "deltas.by_coordinate(max)",
+            "part.py:13: aggregate: ValueError: there are no individual deltas; let request return",
+        ),
         ("return SUM", "return 1", "request returned int; give fedcli.aggregators.SUM"),
         ("1.5", "[1]", "metric 'told' is list; give a number"),
         ("def init", "def start", "has no init; an aggregator has init"),
@@ -777,6 +784,20 @@ def test_a_state_of_a_skipped_round_must_be_finite(tmp_path: Path) -> None:
     (tmp_path / "factor.py").write_text(text)
     config = replace(SMALL, algorithm=str(tmp_path / "factor.py"), client_dropout=1.0)
     assert package.train(config, tmp_path / "factor").round_num == 3
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [("None", "returned NoneType"), ("np.median(values)", "returned float32"), ("0.0", "float")],
+)
+def test_a_rule_by_coordinate_returns_a_value_for_each(
+    tmp_path: Path, result: str, words: str
+) -> None:
+    file = write_example(tmp_path, "Median", "median.py")
+    file.write_text(file.read_text().replace("np.median(values, axis=1)", result))
+    place = r"median.py:\d+: aggregate: ValueError: the rule "
+    with pytest.raises(PartError, match=rf"{place}.*{words} for values .*one value per coo"):
+        package.train(replace(SMALL, aggregator=str(file)), tmp_path / "run")
 
 
 def test_an_array_without_axes_in_a_state_is_a_number(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,8 +98,10 @@ class OwnWork:
         Raises:
             PartError: The user's code fails, or breaks the contract.
         """
+        params = call.params.view()
+        params.flags.writeable = False  # they are the global model's
         with user_code.running("run", self.file, NOUN, passing=_PASSING):
-            result = self.work.run(call, copied_state(state))
+            result = self.work.run(replace(call, params=params), copied_state(state))
         where = self._where("run")
         if not isinstance(result, tuple) or len(result) not in (2, 3):
             raise PartError(f"{where} returned {kind(result)}; give WorkResult(deltas, state)")

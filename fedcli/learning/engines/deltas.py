@@ -24,6 +24,7 @@ from fedcli.core.native import Helpers
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
 from fedcli.files import nameless_file
+from fedcli.settings.own.checks import kind
 
 T = TypeVar("T")
 
@@ -170,7 +171,8 @@ class Deltas:
         """Applies a rule to the individual deltas, coordinate by coordinate.
 
         Only deltas of clients with a weight above 0 count: those that are finite and come from at
-        least one example. If there are none the result is NaN, which the finalizer rejects.
+        least one example. If there are none the result is NaN, which the finalizer rejects. So it
+        is if `delta_sum` is a sum of gradients that is not finite; see `rows`.
 
         Args:
             rule: Takes values [num_coordinates, num_clients], which it may overwrite, and returns
@@ -178,9 +180,16 @@ class Deltas:
 
         Returns:
             float32 [num_params]; at most about `SLICE_BYTES` of deltas are in memory at a time.
+
+        Raises:
+            ValueError: The individual deltas were not requested, or the result of the rule has
+                another shape.
         """
         num_params = len(self.delta_sum)
         counted = np.flatnonzero(self.stats["weight"] > 0.0)
+        are_requested = self.rows is not None or not np.isfinite(self.delta_sum).all()
+        if len(counted) and not are_requested:
+            raise ValueError("there are no individual deltas; let request return ALL_ROWS")
         if self.rows is None or not len(counted):
             return np.full(num_params, np.nan, np.float32)
         result = np.empty(num_params, np.float32)
@@ -193,7 +202,13 @@ class Deltas:
             if self.shift is not None:
                 values = values + self.shift[chosen, np.newaxis]
             with np.errstate(over="ignore"):
-                result[chosen] = rule(values)
+                combined = rule(values)
+                if np.shape(combined) != values.shape[:1]:
+                    raise ValueError(
+                        f"the rule returned {kind(combined)} for values {list(values.shape)}; "
+                        f"return one value per coordinate, [{len(values)}]"
+                    )
+                result[chosen] = combined
         return result
 
 
