@@ -130,16 +130,21 @@ static fed_norm_map map_of(const fed_pass *pass, const statistics *found) {
     return (fed_norm_map){found->means, scales, biases, fed_norm_range(stage->layer)};
 }
 
-static void forward(const fed_pass *pass) {
+static void repeat(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
     const statistics found = statistics_of(pass);
-    measure(pass, &found);
     const fed_norm_map map = map_of(pass, &found);
     for (size_t y = 0; y < stage->shape.height; y++)
         pass->kernels->norm_apply(&map, pass->in + fed_pixel(&stage->in, y, 0), stage->shape.width,
                                   fed_norm_channels(stage),
                                   pass->out + fed_pixel(&stage->out, y, 0));
     if (!fed_norm_activates(stage->layer)) fed_activate_out(pass);
+}
+
+static void forward(const fed_pass *pass) {
+    const statistics found = statistics_of(pass);
+    measure(pass, &found);
+    repeat(pass);
 }
 
 /* With x' = (x - mean) / deviation: sums[c] = sum of g, products[c] = sum of g * x', the gradients
@@ -218,4 +223,5 @@ const fed_stage_ops fed_group_norm = {
     .unpack = fed_norm_unpack,
     .forward = forward,
     .backward = backward,
+    .repeat = repeat,
 };

@@ -111,6 +111,9 @@ struct fed_stage_ops {
     /* For one example; NULL if the stage takes a batch. */
     void (*forward)(const fed_pass *pass);
     void (*backward)(const fed_pass *pass);
+    /* Writes the outputs again, from the inputs and what forward saved in training, in less time
+     * than forward. NULL: it cannot. */
+    void (*repeat)(const fed_pass *pass);
     /* For a batch; NULL except for dense stages. */
     void (*forward_batch)(const fed_batch_pass *pass);
     void (*backward_batch)(const fed_batch_pass *pass, const fed_update *update);

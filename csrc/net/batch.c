@@ -26,23 +26,33 @@ static int reads_rows(const fed_net *net, size_t s) {
 
 static int takes_images(const fed_stage *stage) { return stage->ops->forward_images != NULL; }
 
-/* 1 if only example stages read value v. In scoring, its memory then holds one example, and all
- * examples use it in turn. */
+/* 1 if stage s takes the images of the whole batch at once. */
+static int takes_all_images(const fed_net *net, size_t s) {
+    return s >= net->num_example_stages && takes_images(&net->stages[s]);
+}
+
+/* 1 if only example stages read value v. */
 static int is_inside(const fed_net *net, size_t v) { return v < net->num_example_stages; }
+
+/* 1 if each worker has memory for one example of value v, which its examples use in turn. */
+static int is_of_worker(const fed_batch *batch, size_t v) {
+    return is_inside(batch->net, v) && !(batch->is_training && batch->net->values[v].is_kept);
+}
 
 static size_t num_values(const fed_batch *batch, size_t v) {
     return batch->net->values[v].buffer.num_values;
 }
 
-/* Floats from one example's value to the next's; 0 if all examples use the same memory in turn. */
-static size_t value_stride(const fed_batch *batch, size_t v) {
-    return !batch->is_training && is_inside(batch->net, v) ? 0 : num_values(batch, v);
-}
-
 /* Number of examples that value v has memory for. */
 static size_t num_held(const fed_batch *batch, size_t v) {
-    if (value_stride(batch, v) == 0) return 1;
+    if (is_of_worker(batch, v)) return (size_t)batch->num_workers;
     return batch->batch_size + (v < batch->net->num_input_stages ? batch->most_extra_rows : 0);
+}
+
+/* Value v of example b, which the worker computes. */
+static float *memory_at(const fed_batch *batch, size_t v, size_t b, int worker) {
+    const size_t place = is_of_worker(batch, v) ? (size_t)worker : b;
+    return batch->values[v] + place * num_values(batch, v);
 }
 
 /* The address of an element; NULL if there is no array, because C allows no offset from NULL. */
@@ -50,57 +60,61 @@ static float *element(float *values, size_t offset) {
     return values == NULL ? NULL : values + offset;
 }
 
-/* The gradient by value v of example b. Inside the example stages there is one gradient per block,
- * which the block's examples use in turn. */
+/* The gradient by value v of example b. Inside the example stages each block has a place, which its
+ * examples use in turn. Its size must not depend on the value, because threads run different stages
+ * at the same time. */
 static float *gradient_at(const fed_batch *batch, size_t v, size_t b, size_t block) {
     if (v <= batch->net->num_input_stages) return NULL;
-    const size_t place = is_inside(batch->net, v) ? block : b;
-    return element(batch->gradients[v], place * num_values(batch, v));
+    if (!is_inside(batch->net, v)) return element(batch->gradients[v], b * num_values(batch, v));
+    const fed_place *place = &batch->net->gradient_places[batch->net->values[v].gradient_place];
+    return element(batch->gradients[v], block * place->size);
 }
 
 /* There are few blocks, so that their gradients fit into the cache. Blocks are small, so that
  * threads can share a usual batch of 10 or 20 examples, or a part of it (fed_net_part_size). */
 enum { BLOCK_ROWS = 5, PART_BLOCK_ROWS = 2, MAX_BLOCKS = 8 };
 
-static size_t num_example_blocks(const fed_net *net, size_t num_rows) {
-    const size_t block = net->num_example_stages > 0 ? BLOCK_ROWS : PART_BLOCK_ROWS;
-    return fed_smaller(fed_pieces(num_rows, block), MAX_BLOCKS);
+/* The number of blocks of stage s. Other stages than those of the front have one. */
+static size_t num_blocks_of(const fed_net *net, size_t s, size_t num_rows) {
+    const size_t block = s < net->num_example_stages ? BLOCK_ROWS : PART_BLOCK_ROWS;
+    return s < net->num_front_stages ? fed_smaller(fed_pieces(num_rows, block), MAX_BLOCKS) : 1;
 }
 
-/* The number of blocks of stage s, if it processes the examples of a batch one by one. */
-static size_t num_stage_blocks(const fed_net *net, size_t s, size_t num_rows) {
-    const int is_shared = s >= net->num_example_stages && s < net->num_front_stages;
-    return is_shared ? num_example_blocks(net, num_rows) : 1;
+/* Carves places, with memory for num_inside examples in those inside the example stages, and for
+ * num_others in the others. */
+static void carve_places(const fed_place *from, size_t num_places, size_t num_inside,
+                         size_t num_others, fed_carver *c, float **places /* out */) {
+    for (size_t p = 0; p < num_places; p++) {
+        const size_t num = from[p].is_inside ? num_inside : num_others;
+        places[p] = fed_carve(c, num * from[p].size, sizeof(float));
+    }
 }
 
-/* In scoring, the values of stages that run by batch share memory, one after the other. */
-static void carve_scored_values(fed_batch *batch, fed_carver *c) {
+/* Values that are not kept share memory, one after the other. */
+static void carve_values(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
-    float *places[FED_MAX_LAYERS + 1];
-    for (size_t p = 0; p < net->num_scoring_places; p++)
-        places[p] = fed_carve(c, batch->batch_size * net->scoring_places[p].size, sizeof(float));
+    const size_t size = batch->is_training ? 0 : batch->batch_size;
+    float *places[FED_MAX_LAYERS + 1] = {NULL};
+    if (!batch->is_training || net->repeats)
+        carve_places(net->value_places, net->num_value_places, (size_t)batch->num_workers, size, c,
+                     places);
     for (size_t v = 0; v <= net->num_stages; v++) {
         if (!fed_net_has_value(net, v)) continue;
-        if (is_inside(net, v))
-            batch->values[v] = fed_carve(c, num_values(batch, v), sizeof(float));
-        else
-            batch->values[v] = places[net->values[v].scoring_place];
+        batch->values[v] =
+            batch->is_training && net->values[v].is_kept
+                ? fed_carve(c, num_held(batch, v) * num_values(batch, v), sizeof(float))
+                : places[net->values[v].place];
     }
 }
 
 static void carve_gradients(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
-    const size_t num_copies = num_example_blocks(net, batch->batch_size);
     float *places[FED_MAX_LAYERS + 1];
-    for (size_t p = 0; p < net->num_gradient_places; p++)
-        places[p] = fed_carve(c, batch->batch_size * net->gradient_places[p].size, sizeof(float));
-    for (size_t v = net->num_input_stages + 1; v <= net->num_stages; v++) {
-        if (!fed_net_has_value(net, v)) continue;
-        if (is_inside(net, v))
-            batch->gradients[v] = fed_carve(c, num_copies * num_values(batch, v), sizeof(float));
-        else
-            batch->gradients[v] = places[net->values[v].gradient_place];
-    }
+    const size_t num_blocks = num_blocks_of(net, 0, batch->batch_size);
+    carve_places(net->gradient_places, net->num_gradient_places, num_blocks, batch->batch_size, c,
+                 places);
+    for (size_t v = net->num_input_stages + 1; v <= net->num_stages; v++)
+        if (fed_net_has_value(net, v)) batch->gradients[v] = places[net->values[v].gradient_place];
 }
 
 /* Memory for a further part of the gradient by a value that several stages read. It is not needed
@@ -125,7 +139,7 @@ static void carve_by_params(fed_batch *batch, fed_carver *c) {
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
         const size_t num_copies =
-            takes_images(stage) ? 1 : num_example_blocks(net, batch->batch_size);
+            takes_all_images(net, s) ? 1 : num_blocks_of(net, s, batch->batch_size);
         if (is_dense(stage)) continue;
         if (s < net->num_example_stages)
             batch->by_params[s] = fed_carve(c, num_copies * stage->packed_size, sizeof(float));
@@ -138,10 +152,6 @@ static void carve_by_params(fed_batch *batch, fed_carver *c) {
 
 static void carve_training(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
-    for (size_t v = 0; v <= net->num_stages; v++)
-        if (fed_net_has_value(net, v))
-            batch->values[v] =
-                fed_carve(c, num_held(batch, v) * num_values(batch, v), sizeof(float));
     carve_gradients(batch, c);
     carve_added_gradient(batch, c);
     carve_by_params(batch, c);
@@ -152,31 +162,36 @@ static void carve_training(fed_batch *batch, fed_carver *c) {
             fed_carve(c, batch->batch_size + batch->most_extra_rows, sizeof *batch->dropout);
 }
 
+/* Bytes of scratch of a stage that takes images. */
+static size_t images_scratch(const fed_stage *stage, size_t num_images, int num_workers) {
+    return stage->ops->images_scratch(stage, num_images, num_workers) * sizeof(float);
+}
+
 /* Scratch for one example of each worker, or for all images together. */
 static void carve_scratch(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
     size_t of_images = 0;
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
-        batch->scratch_bytes = fed_larger(batch->scratch_bytes, stage->scratch_bytes);
+        size_t of_example = stage->scratch_bytes;
         if (batch->is_training)
             batch->piece_size = fed_larger(batch->piece_size, stage->piece_size);
-        if (takes_images(stage))
-            of_images = fed_larger(of_images, stage->ops->images_scratch(stage, batch->batch_size,
-                                                                         batch->num_workers));
+        if (takes_all_images(net, s))
+            of_images =
+                fed_larger(of_images, images_scratch(stage, batch->batch_size, batch->num_workers));
+        else if (takes_images(stage))
+            of_example = images_scratch(stage, 1, 1);
+        batch->scratch_bytes = fed_larger(batch->scratch_bytes, of_example);
     }
     const size_t num_workers = (size_t)batch->num_workers;
-    batch->scratch =
-        fed_carve(c, fed_larger(num_workers * batch->scratch_bytes, of_images * sizeof(float)), 1);
+    batch->scratch = fed_carve(c, fed_larger(num_workers * batch->scratch_bytes, of_images), 1);
     batch->pieces = fed_carve(c, num_workers * batch->piece_size, sizeof(float));
 }
 
 void fed_batch_carve(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
-    if (batch->is_training)
-        carve_training(batch, c);
-    else
-        carve_scored_values(batch, c);
+    carve_values(batch, c);
+    if (batch->is_training) carve_training(batch, c);
     batch->images = fed_carve(c, batch->batch_size + batch->most_extra_rows, sizeof *batch->images);
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
@@ -222,7 +237,7 @@ void fed_batch_clear(const fed_batch *batch) {
         const size_t source = net->stages[s].sources[0];
         if (reads_rows(net, s))
             for (size_t b = 0; b < batch->batch_size; b++)
-                batch->rows[s][b] = batch->values[source] + b * value_stride(batch, source);
+                batch->rows[s][b] = batch->values[source] + b * num_values(batch, source);
     }
 }
 
@@ -272,9 +287,9 @@ void fed_lanes_to_rows(const float *lanes, size_t num_values, size_t num_rows, f
 
 /* ---- Stages ---------------------------------------------------------------------------------- */
 
-static const float *value_at(const fed_batch *batch, size_t v, size_t b) {
+static const float *value_at(const fed_batch *batch, size_t v, size_t b, int worker) {
     if (v == 0 && images_are_rows(batch->net)) return batch->images[b];
-    return batch->values[v] + b * value_stride(batch, v);
+    return memory_at(batch, v, b, worker);
 }
 
 /* Where stage s writes its part of the gradient by source i: into that gradient, or into
@@ -311,9 +326,9 @@ static fed_pass example_pass(const fed_batch *batch, const float *params, size_t
         .stage = stage,
         .params = params == NULL ? NULL : params + stage->start,
         .derived = batch->derived[s],
-        .in = value_at(batch, stage->sources[0], b),
-        .in_2 = has_two ? value_at(batch, stage->sources[1], b) : NULL,
-        .out = batch->values[s + 1] + b * value_stride(batch, s + 1),
+        .in = value_at(batch, stage->sources[0], b, worker),
+        .in_2 = has_two ? value_at(batch, stage->sources[1], b, worker) : NULL,
+        .out = memory_at(batch, s + 1, b, worker),
         .scratch = batch->scratch + (size_t)worker * batch->scratch_bytes,
     };
     if (batch->is_training) {
@@ -344,6 +359,7 @@ static fed_batch_pass batch_pass(const fed_batch *batch, const float *params, si
     };
 }
 
+/* The arguments of stage s for all images of a batch. */
 static fed_images_pass images_pass(const fed_batch *batch, const float *params, size_t s,
                                    size_t num_images) {
     const fed_stage *stage = &batch->net->stages[s];
@@ -354,7 +370,7 @@ static fed_images_pass images_pass(const fed_batch *batch, const float *params, 
         .moving = params + stage->moving_start,
         .num_images = num_images,
         .num_workers = batch->num_workers,
-        .in = value_at(batch, stage->sources[0], 0),
+        .in = value_at(batch, stage->sources[0], 0, 0),
         .out = batch->values[s + 1],
         .scratch = (float *)batch->scratch,
     };
@@ -367,12 +383,30 @@ static fed_images_pass images_pass(const fed_batch *batch, const float *params, 
     return pass;
 }
 
+/* The arguments of a stage that takes images for one of them. */
+static fed_images_pass image_pass(const fed_pass *of) {
+    return (fed_images_pass){
+        .kernels = of->kernels,
+        .stage = of->stage,
+        .params = of->params,
+        .num_images = 1,
+        .num_workers = 1,
+        .in = of->in,
+        .out = of->out,
+        .scratch = of->scratch,
+        .saved = of->saved,
+        .out_gradient = of->out_gradient,
+        .in_gradient = of->in_gradient,
+        .gradient = of->gradient,
+    };
+}
+
 /* Copies a decoded image to a buffer with padded channels. */
-static void expand(const fed_batch *batch, size_t b) {
+static void expand(const fed_batch *batch, size_t b, int worker) {
     const fed_value *image = &batch->net->values[0];
     const size_t channels = image->shape.channels;
     const float *from = batch->images[b];
-    float *to = batch->values[0] + b * value_stride(batch, 0);
+    float *to = memory_at(batch, 0, b, worker);
     for (size_t y = 0; y < image->shape.height; y++)
         for (size_t x = 0; x < image->shape.width; x++, from += channels)
             memcpy(to + fed_pixel(&image->buffer, y, x), from, channels * sizeof *from);
@@ -390,21 +424,29 @@ typedef struct stages_call {
     const fed_mixing *mixing;
 } stages_call;
 
+static void forward_stage(const fed_pass *pass) {
+    const fed_images_pass images = image_pass(pass);
+    if (takes_images(pass->stage))
+        pass->stage->ops->forward_images(&images);
+    else
+        pass->stage->ops->forward(pass);
+}
+
 /* Runs the example stages from call->s on for example b. */
 static void forward_example(void *context, size_t b, int worker) {
     const stages_call *call = context;
     const fed_net *net = call->batch->net;
-    if (!images_are_rows(net)) expand(call->batch, b);
+    if (!images_are_rows(net)) expand(call->batch, b, worker);
     for (size_t s = call->s; s < net->num_example_stages; s++) {
         const fed_pass pass = example_pass(call->batch, call->params, s, b, 0, worker);
-        net->stages[s].ops->forward(&pass);
+        forward_stage(&pass);
     }
 }
 
 static void forward_one(void *context, size_t b, int worker) {
     const stages_call *call = context;
     const fed_pass pass = example_pass(call->batch, call->params, call->s, b, 0, worker);
-    call->batch->net->stages[call->s].ops->forward(&pass);
+    forward_stage(&pass);
 }
 
 /* Runs the input layers before net->mixup, which is stage call->s, for example b. */
@@ -420,7 +462,7 @@ static void mix_one(void *context, size_t b, int worker) {
     const stages_call *call = context;
     const fed_stage *stage = &call->batch->net->stages[call->s];
     fed_pass pass = example_pass(call->batch, NULL, call->s, b, 0, worker);
-    pass.partner = value_at(call->batch, stage->sources[0], call->mixing->partners[b]);
+    pass.partner = value_at(call->batch, stage->sources[0], call->mixing->partners[b], worker);
     pass.share = call->mixing->share;
     stage->ops->forward(&pass);
 }
@@ -437,11 +479,11 @@ void fed_batch_forward_inputs(const fed_batch *batch, float *image) {
     const fed_value *value = &net->values[v];
     const size_t channels = value->shape.channels;
     stages_call call = {.batch = batch};
-    if (!images_are_rows(net)) expand(batch, 0);
+    if (!images_are_rows(net)) expand(batch, 0, 0);
     for (call.s = 0; call.s < v; call.s++) forward_one(&call, 0, 0);
     for (size_t y = 0; y < value->shape.height; y++)
         for (size_t x = 0; x < value->shape.width; x++, image += channels)
-            memcpy(image, value_at(batch, v, 0) + fed_pixel(&value->buffer, y, x),
+            memcpy(image, value_at(batch, v, 0, 0) + fed_pixel(&value->buffer, y, x),
                    channels * sizeof *image);
 }
 
@@ -452,7 +494,7 @@ void fed_batch_forward_stage(const fed_batch *batch, const float *params, size_t
     if (is_dense(stage)) {
         const fed_batch_pass pass = batch_pass(batch, params, s, num_rows);
         stage->ops->forward_batch(&pass);
-    } else if (takes_images(stage)) {
+    } else if (takes_all_images(net, s)) {
         const fed_images_pass pass = images_pass(batch, params, s, num_rows);
         stage->ops->forward_images(&pass);
     } else {
@@ -475,7 +517,7 @@ void fed_batch_forward(const fed_batch *batch, const float *params, size_t num_r
 
     float *lanes = batch->lanes[last - 1];
     if (fed_net_has_value(net, last))
-        fed_rows_to_lanes(batch->values[last], value_stride(batch, last), num_rows, num_classes,
+        fed_rows_to_lanes(batch->values[last], num_values(batch, last), num_rows, num_classes,
                           lanes);
     if (logits != NULL) fed_lanes_to_rows(lanes, num_classes, num_rows, logits, num_classes);
     for (size_t first = 0; first < num_rows; first += FED_LANES) {
@@ -538,10 +580,26 @@ static size_t first_of_block(const stages_call *call, size_t block) {
     return block * call->num_rows / call->num_blocks;
 }
 
+/* Writes the values again that stage s reads and that were not kept. The last reader of a value
+ * comes first in the backward pass. */
+static void repeat_sources(const stages_call *call, size_t s, size_t b, int worker) {
+    const fed_net *net = call->batch->net;
+    for (size_t i = 0; i < fed_num_inputs(net->stages[s].layer); i++) {
+        const size_t v = net->stages[s].sources[i];
+        if (net->values[v].is_kept || net->values[v].last_reader != s) continue;
+        const fed_pass pass = example_pass(call->batch, call->params, v - 1, b, 0, worker);
+        net->stages[v - 1].ops->repeat(&pass);
+    }
+}
+
 static void backward_example(const stages_call *call, size_t s, size_t b, size_t block,
                              int worker) {
     const fed_pass pass = example_pass(call->batch, call->params, s, b, block, worker);
-    call->batch->net->stages[s].ops->backward(&pass);
+    const fed_images_pass images = image_pass(&pass);
+    if (takes_images(pass.stage))
+        pass.stage->ops->backward_images(&images);
+    else
+        pass.stage->ops->backward(&pass);
     add_beside(call->batch, s, b, block);
 }
 
@@ -566,11 +624,11 @@ void fed_batch_backward_stage(const fed_batch *batch, const float *params, size_
                         .params = params,
                         .s = s,
                         .num_rows = num_rows,
-                        .num_blocks = num_stage_blocks(batch->net, s, num_rows)};
+                        .num_blocks = num_blocks_of(batch->net, s, num_rows)};
     if (is_dense(stage)) {
         const fed_batch_pass pass = batch_pass(batch, params, s, num_rows);
         stage->ops->backward_batch(&pass, update);
-    } else if (takes_images(stage)) {
+    } else if (takes_all_images(batch->net, s)) {
         const fed_images_pass pass = images_pass(batch, params, s, num_rows);
         clear_by_params(batch, s, 0);
         stage->ops->backward_images(&pass);
@@ -589,8 +647,10 @@ static void backward_block(void *context, size_t block, int worker) {
     const fed_net *net = call->batch->net;
     for (size_t s = 0; s < net->num_example_stages; s++) clear_by_params(call->batch, s, block);
     for (size_t b = first_of_block(call, block); b < first_of_block(call, block + 1); b++)
-        for (size_t s = net->num_example_stages; s-- > net->num_input_stages;)
+        for (size_t s = net->num_example_stages; s-- > net->num_input_stages;) {
+            repeat_sources(call, s, b, worker);
             backward_example(call, s, b, block, worker);
+        }
 }
 
 static void backward_example_stages(const fed_batch *batch, const float *params, size_t num_rows,
@@ -599,7 +659,7 @@ static void backward_example_stages(const fed_batch *batch, const float *params,
     stages_call call = {.batch = batch,
                         .params = params,
                         .num_rows = num_rows,
-                        .num_blocks = num_example_blocks(batch->net, num_rows)};
+                        .num_blocks = num_blocks_of(batch->net, 0, num_rows)};
     fed_share(batch->num_workers, call.num_blocks, backward_block, &call);
     for (size_t s = 0; s < batch->net->num_example_stages; s++)
         update_stage(batch, s, call.num_blocks, update);

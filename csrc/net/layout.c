@@ -151,15 +151,22 @@ static void lay_out_stages(fed_net *net) {
 
 /* ---- Memory of values ------------------------------------------------------------------------ */
 
-/* Finds a free place; if `buffer` is not NULL, one with this layout. Returns the smallest place of
- * at least `size` floats; if all are smaller, the largest; if none is free, SIZE_MAX. */
-static size_t find_free(const fed_place *places, size_t num_places, size_t size,
-                        const fed_buffer *buffer) {
+/* 1 if a value can use a place; if is_same, only if all values of the place have its layout. */
+static int fits(const fed_place *place, const fed_value *value, int is_inside, int is_same) {
+    if (!place->is_free || place->is_inside != is_inside) return 0;
+    return !is_same || (memcmp(&place->buffer, &value->buffer, sizeof place->buffer) == 0 &&
+                        memcmp(&place->shape, &value->shape, sizeof place->shape) == 0);
+}
+
+/* Finds a place that the value fits. Returns the smallest place that is large enough; if all are
+ * smaller, the largest; if none fits, SIZE_MAX. */
+static size_t find_free(const fed_place *places, size_t num_places, const fed_value *value,
+                        int is_inside, int is_same) {
+    const size_t size = value->buffer.num_values;
     size_t best = SIZE_MAX;
     for (size_t p = 0; p < num_places; p++) {
         const fed_place *place = &places[p];
-        if (!place->is_free || (buffer != NULL && memcmp(&place->buffer, buffer, sizeof *buffer)))
-            continue;
+        if (!fits(place, value, is_inside, is_same)) continue;
         if (best == SIZE_MAX) {
             best = p;
             continue;
@@ -173,64 +180,109 @@ static size_t find_free(const fed_place *places, size_t num_places, size_t size,
     return best;
 }
 
-/* Gives a value memory that no other value needs meanwhile; returns its place. */
-static size_t take_place(fed_place *places, size_t *num_places, const fed_value *value,
-                         int keeps_layout) {
-    const size_t size = value->buffer.num_values;
-    size_t p = find_free(places, *num_places, size, keeps_layout ? &value->buffer : NULL);
+/* Gives value v memory that no other value needs meanwhile; returns its place. */
+static size_t take_place(const fed_net *net, fed_place *places, size_t *num_places, size_t v,
+                         int is_same) {
+    const fed_value *value = &net->values[v];
+    const int is_inside = v < net->num_example_stages;
+    size_t p = find_free(places, *num_places, value, is_inside, is_same);
     if (p == SIZE_MAX) {
         p = (*num_places)++;
-        places[p] = (fed_place){.buffer = value->buffer};
+        places[p] =
+            (fed_place){.buffer = value->buffer, .shape = value->shape, .is_inside = is_inside};
     }
     places[p].is_free = 0;
-    places[p].size = fed_larger(places[p].size, size);
+    places[p].size = fed_larger(places[p].size, value->buffer.num_values);
     return p;
 }
 
 enum { NO_PLACE = FED_MAX_LAYERS + 1 };
 
-/* Assigns places to the gradients by the values of stages that run by batch. In backward order a
- * gradient is alive from the first stage that writes it until the stage that computes its value. */
+static size_t take_gradient_place(fed_net *net, size_t v) {
+    return take_place(net, net->gradient_places, &net->num_gradient_places, v, 0);
+}
+
+/* Assigns places to the gradients by the values. In backward order a gradient is alive from the
+ * first stage that writes it until the stage that computes its value. */
 static void place_gradients(fed_net *net) {
     fed_value *values = net->values;
     for (size_t v = 0; v <= net->num_stages; v++) values[v].gradient_place = NO_PLACE;
     net->num_gradient_places = 0;
-    fed_value *last = &values[net->num_stages];
     if (fed_net_has_value(net, net->num_stages))
-        last->gradient_place = take_place(net->gradient_places, &net->num_gradient_places, last, 0);
+        values[net->num_stages].gradient_place = take_gradient_place(net, net->num_stages);
     for (size_t s = net->num_stages; s-- > 0;) {
         fed_stage *stage = &net->stages[s];
         for (size_t i = 0; i < fed_num_inputs(stage->layer); i++) {
             fed_value *source = &values[stage->sources[i]];
             stage->adds[i] = source->gradient_place != NO_PLACE;
             if (stage->adds[i] || stage->sources[i] <= net->num_input_stages) continue;
-            if (stage->sources[i] < net->num_example_stages)
-                source->gradient_place = 0; /* only a mark: the gradient has memory of its own */
-            else
-                source->gradient_place =
-                    take_place(net->gradient_places, &net->num_gradient_places, source, 0);
+            source->gradient_place = take_gradient_place(net, stage->sources[i]);
         }
-        if (s >= net->num_example_stages && values[s + 1].gradient_place != NO_PLACE)
+        if (values[s + 1].gradient_place != NO_PLACE)
             net->gradient_places[values[s + 1].gradient_place].is_free = 1;
     }
 }
 
-/* Assigns places to the values in scoring, where nothing is kept for a backward pass. The borders
- * of a place stay zeros, so its values must have the same layout. */
-static void place_scored_values(fed_net *net) {
-    net->num_scoring_places = 0;
-    for (size_t v = net->num_example_stages; v <= net->num_stages; v++) {
-        fed_value *value = &net->values[v];
+/* Assigns places to the values, for scoring, where nothing is kept for a backward pass, and for
+ * values that are not kept in training. A value is alive from the stage that computes it to its
+ * last reader, in the backward pass as well. The borders of a place stay zeros, so its values must
+ * have the same layout. */
+static void place_values(fed_net *net) {
+    net->num_value_places = 0;
+    for (size_t v = 0; v <= net->num_stages; v++) {
         if (fed_net_has_value(net, v))
-            value->scoring_place =
-                take_place(net->scoring_places, &net->num_scoring_places, value, 1);
-        if (v <= net->num_example_stages) continue;
+            net->values[v].place = take_place(net, net->value_places, &net->num_value_places, v, 1);
+        if (v == 0) continue;
         const fed_stage *stage = &net->stages[v - 1];
         for (size_t i = 0; i < fed_num_inputs(stage->layer); i++) {
             const size_t source = stage->sources[i];
             if (fed_net_has_value(net, source) && net->values[source].last_reader == v - 1)
-                net->scoring_places[net->values[source].scoring_place].is_free = 1;
+                net->value_places[net->values[source].place].is_free = 1;
         }
+    }
+}
+
+/* ---- Example stages -------------------------------------------------------------------------- */
+
+/* A part of a batch has at most PART_FLOATS floats in the inputs and outputs of a stage, which stay
+ * in an L2 cache of 512 KiB or more. If that is fewer than LEAST_PART images, a part does not stay
+ * in the cache anyway. It then has LARGE_PART images, so that fewer parts read all weights. */
+enum { PART_FLOATS = 96 * 1024, LEAST_PART = 2, LARGE_PART = 5 };
+
+/* Floats of the inputs and outputs of a stage for one example. */
+static size_t num_seen(const fed_stage *stage) {
+    return stage->in.num_values + stage->out.num_values;
+}
+
+/* 1 if only stages before number `end` read the values that are computed before the last of them.
+ */
+static int is_closed(const fed_net *net, size_t end) {
+    for (size_t v = 0; v < end; v++)
+        if (net->values[v].last_reader >= end) return 0;
+    return 1;
+}
+
+/* The number of leading stages that run by example, though the front as a whole runs by batch. They
+ * have few parameters and large images: two images do not stay in the cache, while one does from
+ * stage to stage. A batch norm needs whole batches. */
+static size_t num_leading_stages(const fed_net *net) {
+    size_t num = 0, most = 0;
+    if (fed_net_has_moving(net)) return 0;
+    for (size_t s = 0; s < net->num_front_stages; s++) {
+        const fed_stage *stage = &net->stages[s];
+        if (2 * stage->packed_size > num_seen(stage)) break;
+        most = fed_larger(most, num_seen(stage));
+        if (is_closed(net, s + 1)) num = s + 1;
+    }
+    return most > PART_FLOATS / LEAST_PART ? num : 0;
+}
+
+/* Leading stages compute some values again for the backward pass. This takes less time than to read
+ * them from memory outside the caches. */
+static void choose_kept(fed_net *net) {
+    for (size_t v = 0; v <= net->num_stages; v++) {
+        const int can_repeat = v > 0 && net->stages[v - 1].ops->repeat != NULL;
+        net->values[v].is_kept = !(net->repeats && v < net->num_example_stages && can_repeat);
     }
 }
 
@@ -242,7 +294,7 @@ static size_t carve(fed_net *net, size_t num_layers, void *memory, size_t **plac
     net->stages = fed_carve(&c, num_layers, sizeof *net->stages);
     net->values = fed_carve(&c, num_layers + 1, sizeof *net->values);
     net->gradient_places = fed_carve(&c, num_layers + 1, sizeof *net->gradient_places);
-    net->scoring_places = fed_carve(&c, num_layers + 1, sizeof *net->scoring_places);
+    net->value_places = fed_carve(&c, num_layers + 1, sizeof *net->value_places);
     *places = fed_carve(&c, num_layers + 1, sizeof **places);
     return c.used;
 }
@@ -272,11 +324,13 @@ void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory) {
         const fed_layer *last = &model->layers[net->num_input_stages - 1];
         net->mixup = fed_kind_of(last)->mixes ? last : NULL;
     }
-    net->num_example_stages = is_by_batch ? 0 : net->num_front_stages;
     lay_out_values(net);
     lay_out_stages(net);
+    net->num_example_stages = is_by_batch ? num_leading_stages(net) : net->num_front_stages;
+    net->repeats = is_by_batch && net->num_example_stages > 0;
+    choose_kept(net);
     place_gradients(net);
-    place_scored_values(net);
+    place_values(net);
 }
 
 /* Offsets in a buffer are int32_t (layers/table.c). The border that two readers need together can
@@ -387,19 +441,13 @@ int fed_net_num_workers(const fed_net *net, size_t num_clients, int num_threads)
     return num_clients < (size_t)num_threads && net->num_front_stages > 0 ? num_threads : 1;
 }
 
-/* A part of a batch has at most PART_FLOATS floats in the inputs and outputs of a stage, which stay
- * in an L2 cache of 512 KiB or more. If that is fewer than LEAST_PART images, a part does not stay
- * in the cache anyway. It then has LARGE_PART images, so that fewer parts read all weights. */
-enum { PART_FLOATS = 96 * 1024, LEAST_PART = 2, LARGE_PART = 5 };
-
 size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training) {
     size_t most = 1, all = 0;
     if (is_training && fed_net_has_moving(net)) return batch_size;
-    if (net->num_front_stages == 0 || net->num_example_stages > 0) return batch_size;
-    for (size_t s = 0; s < net->num_front_stages; s++) {
-        const fed_stage *stage = &net->stages[s];
-        most = fed_larger(most, stage->in.num_values + stage->out.num_values);
-        all += stage->out.num_values;
+    if (net->num_front_stages == net->num_example_stages) return batch_size;
+    for (size_t s = net->num_example_stages; s < net->num_front_stages; s++) {
+        most = fed_larger(most, num_seen(&net->stages[s]));
+        all += net->stages[s].out.num_values;
     }
     const size_t fitting = PART_FLOATS / most;
     const size_t size = fitting >= LEAST_PART ? fitting : LARGE_PART;

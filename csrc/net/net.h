@@ -26,23 +26,27 @@ typedef struct fed_value {
     fed_border border; /* large enough for all of its readers */
     fed_buffer buffer;
     size_t last_reader;    /* the last stage that reads it */
-    size_t gradient_place; /* place of its gradient, if its stage runs by batch */
-    size_t scoring_place;  /* place of the value itself, in scoring */
+    size_t gradient_place; /* place of its gradient */
+    int is_kept;           /* 1 if training keeps it from the forward to the backward pass */
+    size_t place;          /* place of the value itself, where it is not kept */
 } fed_value;
 
 /* Memory that values use in turn, for each example of a batch. */
 typedef struct fed_place {
     size_t size;       /* floats, the largest of its values */
-    fed_buffer buffer; /* of its first value */
+    fed_shape shape;   /* of its first value */
+    fed_buffer buffer; /* the same */
+    int is_inside;     /* 1 if its values are read by example stages alone */
     int is_free;       /* while places are assigned */
 } fed_place;
 
 /* A model laid out for the kernels. A stage comes after the stages that it reads. Value 0 is the
  * image, value s + 1 the output of stage s. The stages before the first dense one are the front.
- * Either the front runs by example: each example passes through all stages of the front before the
- * next example does, so that the example's values stay in the cache; the stages of the front are
- * then the example stages. Or the front runs by batch, as all other stages do: each stage takes
- * all examples before the next stage does, so that the stage's weights stay in the cache. */
+ * Leading stages of the front are example stages: each example passes through all of them before
+ * the next example does, so that the example's values stay in the cache. The other stages run by
+ * batch: each stage takes all examples before the next stage does, so that the stage's weights stay
+ * in the cache. The whole front runs by example if it has few parameters. Otherwise only stages
+ * with large images and few parameters do. */
 typedef struct fed_net {
     const fed_model *model;
     const fed_kernels *kernels;
@@ -50,9 +54,10 @@ typedef struct fed_net {
     fed_value *values; /* [num_stages + 1] */
     size_t num_stages, num_front_stages;
     size_t num_input_stages;   /* no gradient passes through them */
-    size_t num_example_stages; /* all of the front, or 0 if it runs by batch */
-    fed_place *gradient_places, *scoring_places;
-    size_t num_gradient_places, num_scoring_places;
+    size_t num_example_stages; /* the leading stages that run by example */
+    int repeats; /* 1 if example stages compute values again for the backward pass: see is_kept */
+    fed_place *gradient_places, *value_places;
+    size_t num_gradient_places, num_value_places;
     size_t num_trained;     /* size of the packed parameters that are trained */
     size_t size;            /* with the moving statistics, which follow */
     const fed_layer *mixup; /* the input layer that mixes examples; NULL: there is none */

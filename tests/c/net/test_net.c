@@ -5,6 +5,7 @@
  * network, through the public functions, on every instruction set: one gradient, some local steps,
  * and scores.
  */
+#include "net/net.h"
 #include "stacks.h"
 
 /* ---- The naive network ----------------------------------------------------------------------- */
@@ -220,12 +221,44 @@ static void test_scores_equal_the_naive_ones(void) {
     for (size_t s = 0; s < LENGTH(LARGE); s++) check_scores(&LARGE[s], 5);
 }
 
+/* ---- Stages that run by example -------------------------------------------------------------- */
+
+static fed_net net_named(const char *name, table *t) {
+    fed_net net = {0};
+    for (size_t s = 0; s < LENGTH(LARGE); s++) {
+        if (strcmp(LARGE[s].name, name) != 0) continue;
+        build(&LARGE[s], t);
+        CHECK_EQUAL(fed_net_init(&net, &t->model), FED_OK);
+    }
+    CHECK(net.num_stages > 0);
+    return net;
+}
+
+/* The stages end before the first one with many parameters, or before a value that is read again
+ * behind it. Outputs of norms are not kept inside these stages. */
+static void test_leading_stages_with_large_images_run_by_example(void) {
+    table t;
+    fed_net net = net_named("wide, behind large images with norms", &t);
+    CHECK_EQUAL(net.num_example_stages, 6);
+    for (size_t v = 0; v <= net.num_stages; v++)
+        CHECK_EQUAL(net.values[v].is_kept, v != 2 && v != 4);
+    fed_net_free(&net);
+    net = net_named("wide, behind large images that are read again later", &t);
+    CHECK_EQUAL(net.num_example_stages, 2);
+    fed_net_free(&net);
+    net = net_named("wide residual blocks", &t);
+    CHECK_EQUAL(net.num_example_stages, 0);
+    for (size_t v = 0; v <= net.num_stages; v++) CHECK(net.values[v].is_kept);
+    fed_net_free(&net);
+}
+
 static const test_case TESTS[] = {
     TEST(test_the_naive_gradient_equals_central_differences),
     TEST(test_gradients_of_small_nets_equal_the_naive_ones),
     TEST(test_gradients_of_large_nets_equal_the_naive_ones),
     TEST(test_local_steps_of_small_nets_equal_the_naive_ones),
     TEST(test_scores_equal_the_naive_ones),
+    TEST(test_leading_stages_with_large_images_run_by_example),
 };
 
 int main(int argc, char **argv) { return RUN_ON_EACH_ISA(TESTS, argc, argv); }
