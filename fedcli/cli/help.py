@@ -50,18 +50,27 @@ class Page:
         """What the page is about: the part of its first line after the colon."""
         return self.text.partition("\n")[0].partition(": ")[2]
 
-    def lines_with(self, word: str) -> list[tuple[int, str]]:
-        """Returns the lines that contain `word`, with their numbers from 1; case is ignored."""
-        lines = enumerate(self.text.splitlines(), start=1)
-        return [(number, line) for number, line in lines if word.lower() in line.lower()]
+    def lines_with(self, text: str) -> list[tuple[int, str]]:
+        """Returns the lines with the most words of `text`, with their numbers from 1.
+
+        There are none if the page lacks one of the words. Upper and lower case are equal.
+        """
+        words = text.lower().split()
+        if not words or not all(word in self.text.lower() for word in words):
+            return []
+        lines = [*enumerate(self.text.splitlines(), start=1)]
+        counts = [sum(word in line.lower() for word in words) for _, line in lines]
+        most = max(counts)
+        return [line for line, count in zip(lines, counts, strict=True) if count == most]
 
 
 @click.command("help", cls=opt.SectionCommand)
 @click.argument("topic", required=False, type=opt.Name(lambda: TOPICS))
 @opt.option(
     "--search",
-    metavar="WORD",
-    help="List the pages that contain WORD, in upper or lower case, and the first lines with WORD.",
+    metavar="WORDS",
+    help="List the pages that contain all WORDS, in upper or lower case, and the first lines with "
+    "most of them. Quote several words.",
     section=SEARCHING,
 )
 @opt.option(
@@ -95,12 +104,15 @@ def show_help(
       fedcli help tutorial
       fedcli help files > files.md
       fedcli help --search dirichlet
+      fedcli help --search 'keras export'
       fedcli help tutorial --notebook tutorial.ipynb
     """  # noqa: D301 - \b keeps click from wrapping
     opt.remarks_for(quiet=quiet, verbose=verbose)
     if topic is not None and search is not None:
         raise click.UsageError(
-            "--search looks through all pages; leave TOPIC out", click.get_current_context()
+            "--search looks through all pages; leave TOPIC out, or quote several words, as in "
+            f"--search '{search} {topic}'",
+            click.get_current_context(),
         )
     if force and notebook_file is None:
         raise click.UsageError("--force needs --notebook FILE", click.get_current_context())
@@ -231,19 +243,19 @@ def _show_list(*, as_json: bool) -> None:
     screen.title("The manual")
     screen.prose((f"  {page.name}", page.summary) for page in pages)
     screen.line("")
-    screen.line("fedcli help TOPIC shows a page, fedcli help --search WORD finds pages.")
+    screen.line("fedcli help TOPIC shows a page, fedcli help --search WORDS finds pages.")
 
 
-def _show_found(word: str, *, as_json: bool) -> None:
+def _show_found(words: str, *, as_json: bool) -> None:
     pages = [_read(topic) for topic in TOPICS]
-    found = [(page, lines) for page in pages if (lines := page.lines_with(word))]
-    if not word.strip() or not found:
+    found = [(page, lines) for page in pages if (lines := page.lines_with(words))]
+    if not found:
         raise ConfigError(
-            f"no page of the manual contains '{word}'; try a shorter word, or fedcli info, "
-            "which lists all that can be chosen by name"
+            f"no page of the manual contains {_quoted(words)}; try fewer or shorter words, or "
+            "fedcli info, which lists all that can be chosen by name"
         )
     if as_json:
-        print_json({"word": word, "pages": [_describe(page, lines) for page, lines in found]})
+        print_json({"word": words, "pages": [_describe(page, lines) for page, lines in found]})
         return
     from fedcli.cli.screen.text_screen import open_text_screen
 
@@ -253,6 +265,11 @@ def _show_found(word: str, *, as_json: bool) -> None:
         screen.title(f"{page.name}: {count}")
         for _, line in lines[:_MAX_SHOWN]:
             screen.line(f"  {line.strip()}")
+
+
+def _quoted(words: str) -> str:
+    """The words of a search, each in quotes."""
+    return " and ".join(f"'{word}'" for word in words.split() or [words])
 
 
 def _describe(page: Page, lines: list[tuple[int, str]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from fedcli.cli import options as opt
 from fedcli.cli.info_tables import TABLES
 from fedcli.errors import ConfigError
 from fedcli.settings.declaration import option_name
-from fedcli.settings.options import Entry, Option, Table, did_you_mean
+from fedcli.settings.options import Entry, Option, Table, did_you_mean, split_code
 from fedcli.settings.presets import PRESETS
 from fedcli.settings.tables.datasets import PUBLIC_DATASETS
 from fedcli.settings.tables.models import ModelEntry
@@ -36,7 +37,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = {
     "attacks": ("--attack", "--attack-option"),
     "secure-sums": ("--secure-sum", "--secure-sum-option"),
     "privacy": ("--dp", "--dp-option"),
-    "metrics": ("--metrics", ""),
+    "metrics": ("--metrics", "--metric-option"),
     "optimizers": ("--client-optimizer", "--client-option"),
     "schedules": ("--client-schedule", "--client-schedule-option"),
     "engines": ("--engine", "--engine-option"),
@@ -49,12 +50,22 @@ _INFO_BATCH = 20  # examples in the batch whose memory is shown
 # Counts for each layer of a model and in total: parameters, and multiply-adds of one example.
 _MODEL_TOTALS = ("num_params", "forward_multiply_adds", "training_multiply_adds")
 
+# The further facts of an entry, if it has them, and their labels.
+_LABELS = {
+    "licence": "Licence",
+    "requirement": "Needs",
+    "cost": "Costs",
+    "rates": "Rates to start from",
+}
+
 
 @click.command(cls=opt.SectionCommand)
 @click.argument(
     "name",
     required=False,
-    type=opt.Name(lambda: [*TABLES, *(name for table in TABLES.values() for name in table)]),
+    type=opt.Name(
+        lambda: [*TABLES, *(name for table in TABLES.values() for name in table)], or_path=True
+    ),
 )
 @opt.output_options
 def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
@@ -64,17 +75,23 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
     rates to start from, and an example command. NAME may also be a whole table: datasets,
     partitions, samplers, models, augmentations, algorithms, aggregators, pre-aggregators, attacks,
     secure-sums, privacy, metrics, optimizers, schedules, engines, compressors, presets or audits.
+    FILE.py or FILE.py:NAME shows a part of your own in the same way. The file is executed.
 
     \b
     Examples:
       fedcli info
       fedcli info algorithms
       fedcli info sgd
+      fedcli info fedexp.py
       fedcli info synthetic-digits --json
     """  # noqa: D301 - \b keeps click from wrapping
     opt.remarks_for(quiet=quiet, verbose=verbose)
     chosen = _table_called(name)
-    if chosen is not None:
+    code = None if name is None else split_code(name)
+    kind = None
+    if code is not None:
+        kind, entries = _entry_in(*code)
+    elif chosen is not None:
         entries = {chosen: _entries(chosen, None)}
     else:
         entries = {table: _entries(table, name) for table in TABLES}
@@ -93,7 +110,16 @@ def info(*, name: str | None, as_json: bool, quiet: bool, verbose: bool) -> None
     elif chosen is not None:
         _show_table(Screen(), chosen, entries[chosen])
     else:
-        _show_entries(Screen(), entries)
+        _show_entries(Screen(), entries, kind)
+
+
+def _entry_in(file: str, name: str | None) -> tuple[str, dict[str, list[dict[str, Any]]]]:
+    """Returns the kind of the part in a user's file, which is executed, and its row by table."""
+    from fedcli.settings.own.parts import open_part  # lazy: only a file needs it
+
+    kind, entry = open_part(file, name)
+    table = "optimizers" if kind == "server optimizer" else f"{kind}s"
+    return kind, {table: [_describe(table, entry)]}
 
 
 def _table_called(name: str | None) -> str | None:
@@ -146,14 +172,11 @@ def _describe(table: str, entry: Entry) -> dict[str, Any]:
     if table == "presets":
         described["values"] = dict(PRESETS[entry.name].values)
         described["remark"] = PRESETS[entry.name].remark
-    if entry.licence:
-        described["licence"] = entry.licence
-    for name in ("requirement", "cost", "rates"):
+    for name in _LABELS:
         if getattr(entry, name):
             described[name] = getattr(entry, name)
     described["example"] = _example(table, entry)
-    if table == "models":
-        assert isinstance(entry, ModelEntry)
+    if isinstance(entry, ModelEntry):
         described.update(_describe_model(entry))
     return described
 
@@ -168,13 +191,15 @@ def _example(table: str, entry: Entry) -> str:
         option, detail_option = _OPTIONS[table]
     if table == "datasets" and entry.name in PUBLIC_DATASETS:
         return f"fedcli download {entry.name} && fedcli train --data {entry.name}"
-    command = f"fedcli train {option} {entry.name}"
+    command = f"fedcli train {option} {shlex.quote(entry.name)}"
     if table == "samplers" and entry.name != "fixed":
         return f"{command} --clients 10 --rounds 50"
     if not entry.options or not detail_option:
         return command
     first = entry.options[0]
     value = first.default
+    if value is None:  # only a user's own part has a number that may be missing
+        return command
     shown = f"[{','.join(f'{each:g}' for each in value)}]" if isinstance(value, list) else value
     shown = str(shown).lower() if isinstance(shown, bool) else shown
     return f"{command} {detail_option} {first.name}={shown}"
@@ -288,25 +313,25 @@ def _show_table(screen: Screen, table: str, entries: list[dict[str, Any]]) -> No
     screen.line(f"fedcli info {last} shows this entry with its options and an example.")
 
 
-def _show_entries(screen: Screen, entries: Mapping[str, list[dict[str, Any]]]) -> None:
+def _show_entries(
+    screen: Screen, entries: Mapping[str, list[dict[str, Any]]], kind: str | None
+) -> None:
+    """Shows some rows by table. `kind` is the kind of a user's part; None for fedcli's rows."""
     for table, rows in entries.items():
         for entry in rows:
-            screen.line(f"{entry['name']} ({table.removesuffix('s')})", style="bold")
+            screen.line(f"{entry['name']} ({kind or table.removesuffix('s')})", style="bold")
             screen.prose([("", entry["doc"]), ("", f"Source: {entry['source']}")])
-            if "licence" in entry:
-                screen.prose([("", f"Licence: {entry['licence']}")])
-            if "requirement" in entry:
-                screen.prose([("", f"Needs: {entry['requirement']}")])
-            if "cost" in entry:
-                screen.prose([("", f"Costs: {entry['cost']}")])
-            if "rates" in entry:
-                screen.prose([("", f"Rates to start from: {entry['rates']}")])
+            for key, label in _LABELS.items():
+                if key in entry:
+                    screen.prose([("", f"{label}: {entry[key]}")])
             if "values" in entry:
                 _show_values(screen, entry)
             if "layers" in entry:
                 _show_layers(screen, entry)
             if entry["options"]:
                 _show_options(screen, entry["options"])
+            elif "values" not in entry:
+                screen.prose([("", "It has no options.")])
             screen.line("")
             screen.line(f"Example: {entry['example']}")
 

@@ -148,8 +148,8 @@ def test_help_shows_the_defaults_of_a_run(fedcli: Fedcli) -> None:
             {"shards=", "seed="},
         ),
         ("fedcli train --client-option mo", {"momentum="}),
-        ("fedcli info fedp", {"fedprox"}),
-        ("fedcli info fedav", {"fedavg", "fedavgm"}),
+        ("fedcli info fedp", {"fedprox", "fedp"}),  # or a file of that name
+        ("fedcli info fedav", {"fedavg", "fedavgm", "fedav"}),
         ("fedcli eval --pixels in", {"ink"}),
         ("fedcli trian r", {"report", "runs"}),  # and no line about the unknown command
     ],

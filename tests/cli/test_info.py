@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -16,7 +17,8 @@ from fedcli.settings.presets import PRESETS
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import SAMPLINGS
 from fedcli.version import __version__
-from tests.kit.command_line import Fedcli
+from tests.kit.command_line import Fedcli, assert_is_one_line
+from tests.kit.own_parts import write_example
 
 TABLES = {
     "datasets": tables.DATASETS,
@@ -181,3 +183,75 @@ def test_an_unknown_name_leads_to_a_known_one(fedcli: Fedcli, name: str, words: 
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
     assert f"'{name}'" in done.err
     assert words in done.err
+
+
+@pytest.mark.parametrize(("name", "has_options"), [("mean", False), ("norm-bound", True)])
+def test_a_part_without_options_says_so(fedcli: Fedcli, name: str, has_options: bool) -> None:
+    lines = fedcli("info", name).out.splitlines()
+    assert ("  It has no options." in lines, "Options" in lines) == (not has_options, has_options)
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "table", "options"),
+    [
+        ("FedExP", "algorithm", "algorithms", {"epsilon": 1e-3}),
+        ("Median", "aggregator", "aggregators", {}),
+        ("Lion", "server optimizer", "optimizers", {"beta_1": 0.9, "beta_2": 0.99}),
+        ("DayAndNight", "sampler", "samplers", {"rounds_a_day": 10}),
+        ("two_classes", "partition", "partitions", {"clients": 100, "seed": 0}),
+        ("MyF1", "metric", "metrics", {}),
+    ],
+)
+def test_a_part_in_a_file_is_shown_as_fedclis_own(
+    fedcli: Fedcli, word: str, kind: str, table: str, options: dict[str, object]
+) -> None:
+    file = write_example(Path(), word, "my part.py")
+    out = fedcli("info", file.name).out
+    assert out.splitlines()[0] == f"my part.py:{word} ({kind})"
+    assert fedcli("info", f"{file.name}:{word}").out == out
+    shown = json.loads(fedcli("info", file.name, "--json").out)
+    ((found, (row,)),) = shown.items()
+    assert found == table
+    assert row["doc"] in file.read_text()
+    assert row["source"] == f"{file.absolute()}:{_line_of(word, file)}"
+    assert {option["name"]: option["default"] for option in row["options"]} == options
+    test_each_example_is_a_command_that_is_allowed(row["example"])
+
+
+def _line_of(word: str, file: Path) -> int:
+    lines = file.read_text().splitlines()
+    return 1 + next(i for i, line in enumerate(lines) if line.startswith((f"class {word}", "def ")))
+
+
+def test_a_range_and_a_text_that_a_part_declares_are_shown(fedcli: Fedcli) -> None:
+    write_example(Path(), "FedExP", "fedexp.py")
+    row = fedcli("info", "fedexp.py").out.partition("Options\n")[2].splitlines()[2]
+    assert " ".join(row.split()) == (
+        "epsilon 0.001 a number from 1e-12 to 1 Added to the squared norm."
+    )
+
+
+def test_a_model_in_a_file_is_shown_with_its_options(fedcli: Fedcli) -> None:
+    text = "def build(input_shape, depth, width=64):\n    '''A net.'''\n"
+    Path("net.py").write_text(text + "class Net:\n    def forward_pass(self):\n        pass\n")
+    out = fedcli("info", "net.py").out
+    assert out.startswith("net.py:build (model)\n  A net.\n")
+    assert "Needs: --model-option depth=VALUE\n" in out
+    assert out.endswith("Example: fedcli train --model net.py:build --model-option width=64\n")
+    assert fedcli("info", "net.py:Net").out.startswith("net.py:Net (model)\n  The model Net.\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("absent.py", ["cannot read the part", "absent.py: No such file"]),
+        ("two.py", ["has no function or class 'build'; it has One, two", "info two.py:NAME"]),
+        ("two.py:three", ["has no function or class 'three'"]),
+        ("two.py:two", ["two.py:3: two has neither the methods nor the parameters of a part"]),
+        ("bad.py", ["bad.py:1: importing the file: ZeroDivisionError"]),
+    ],
+)
+def test_a_file_without_a_part_is_one_line(fedcli: Fedcli, name: str, words: list[str]) -> None:
+    Path("two.py").write_text("class One:\n    pass\ndef two(x=1):\n    pass\n")
+    Path("bad.py").write_text("1 / 0\n")
+    assert_is_one_line(fedcli("info", name), *words)

@@ -87,6 +87,18 @@ def test_search_lists_pages_and_lines_in_any_case(fedcli: Fedcli) -> None:
             assert "dirichlet-client" in each["text"].lower()
 
 
+def test_a_search_of_several_words_lists_the_pages_with_all_of_them(fedcli: Fedcli) -> None:
+    found = json.loads(fedcli("help", "--search", "keras  export", "--json").out)["pages"]
+    texts = {name: (MANUAL / f"{name}.md").read_text(encoding="utf-8").lower() for name in TOPICS}
+    assert [page["name"] for page in found] == [
+        name for name in TOPICS if "keras" in texts[name] and "export" in texts[name]
+    ]
+    (models,) = (page for page in found if page["name"] == "models")
+    for each in models["lines"]:  # this page has lines with both words
+        assert "keras" in each["text"].lower()
+        assert "export" in each["text"].lower()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -101,7 +113,8 @@ def test_search_lists_pages_and_lines_in_any_case(fedcli: Fedcli) -> None:
             ["help", "../version"],
             ["'../version'", "choose one of tutorial, coming-from, python, data"],
         ),
-        (["help", "--search", "zeppelin"], ["'zeppelin'", "try a shorter word"]),
+        (["help", "--search", "zeppelin"], ["'zeppelin'", "try fewer or shorter words"]),
+        (["help", "--search", "keras zeppelin"], ["contains 'keras' and 'zeppelin'; try fewer"]),
         (["help", "--search", " "], ["' '"]),
     ],
 )
@@ -115,6 +128,7 @@ def test_a_search_takes_no_topic(fedcli: Fedcli) -> None:
     done = fedcli("help", "data", "--search", "csv")
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert done.err.startswith("fedcli help: --search looks through all pages; leave TOPIC out")
+    assert "--search 'csv data'" in done.err
 
 
 def test_a_page_is_written_as_a_notebook(fedcli: Fedcli) -> None:

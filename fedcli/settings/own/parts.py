@@ -71,6 +71,28 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+# How `open_part` recognises the kind of a part: by its methods, else by a parameter that the run
+# gives. The first kind that fits counts.
+_METHODS = (
+    ("algorithm", ("init", "run")),
+    ("aggregator", ("request", "aggregate")),
+    ("server optimizer", ("init", "update")),
+    ("metric", ("add", "value")),
+    ("sampler", ("indices",)),
+    (user_code.MODEL, ("forward_pass",)),
+    (user_code.MODEL, ("forward", "parameters")),  # a torch.nn.Module
+)
+_PARAMETERS = (
+    ("partition", ("labels",)),
+    ("algorithm", ("optimizer",)),
+    ("server optimizer", ("learning_rate",)),
+    ("sampler", ("population", "size", "client_ids", "num_examples")),
+    (user_code.MODEL, ("input_shape", "seed")),
+)
+# A model's function is called by `models.own.load`.
+_MODELS = Family("--model", "", ("input_shape", "num_classes", "seed"))
+
+
 def find(table: Table[Row], name: str) -> Row | None:
     """Returns a row for a user's own part; None if there is no such part.
 
@@ -122,14 +144,67 @@ def open_row(entry: Row) -> Row:
     """
     noun, (_, name) = entry.family, split_code(entry.name) or ("", None)
     path = Path(entry.file).absolute()
+    module = _module_of(path, noun)
+    name = _name_in(module, name, path, FAMILIES[noun].option)
+    return _described(entry, getattr(module, name), f"{module.__name__}:{name}", str(path), noun)
+
+
+def open_part(file: str, name: str | None) -> tuple[str, Entry]:
+    """Runs a user's file; returns the kind of the part in it, and a row that describes the part.
+
+    The kind is `MODEL` or a key of `FAMILIES`. It is recognised by the methods of a class, and by
+    the parameters of a function.
+
+    Args:
+        file: The file.
+        name: The name of the part in it; None for `build`, or for the file's only part.
+
+    Raises:
+        PartError: The file cannot be read, fails, has no such part, or has one whose kind is not
+            recognised; or the part declares options wrongly.
+    """
+    path = Path(file).absolute()
+    module = _module_of(path, "part")
+    name = _name_in(module, name, path, "fedcli info")
+    part = getattr(module, name)
+    noun = _kind_of(part)
+    entry = Entry(f"{file}:{name}", f"The {noun} {name}.", user_code.place(part))
+    if noun == user_code.MODEL:
+        given = [each for each in _needed(part) if each not in _MODELS.arguments]
+        needs = (f"{_MODELS.option}-option {each}=VALUE" for each in given)
+        entry = replace(entry, requirement=" ".join(needs))
+    return noun, _described(entry, part, f"{module.__name__}:{name}", str(path), noun)
+
+
+def _module_of(path: Path, noun: str) -> ModuleType:
+    """Returns the module of a user's file, which is executed unless its content is loaded."""
     source = user_code.read_code(path, noun)
     module_name = user_code.module_name(path, source)
     module = sys.modules.get(module_name)
     if module is None:
         with user_code.importing_from(path.parent):
             module = user_code.load_module(path, source, module_name, noun)
-    name = _name_in(module, name, path, noun)
-    return _described(entry, getattr(module, name), f"{module_name}:{name}", str(path), noun)
+    return module
+
+
+def _kind_of(part: Callable[..., Any]) -> str:
+    """Returns the kind of a part: `MODEL` or a key of `FAMILIES`. Raises PartError."""
+    needed = _needed(part)
+    kinds = [
+        *(noun for noun, names in _METHODS if all(callable(getattr(part, n, None)) for n in names)),
+        *(noun for noun, names in _PARAMETERS if any(name in names for name in needed)),
+    ]
+    if kinds:
+        return kinds[0]
+    raise PartError(
+        f"{user_code.place(part)}: {getattr(part, '__name__', part)} has neither the methods nor "
+        "the parameters of a part of fedcli; fedcli help extending lists them for each kind"
+    )
+
+
+def _needed(part: Callable[..., Any]) -> list[str]:
+    """Returns the names of a part's parameters that have no default."""
+    return [each.name for each in _parameters(part)[0] if each.default is each.empty]
 
 
 def row_of(table: Table[Row], part: Callable[..., Any]) -> Row:
@@ -206,8 +281,11 @@ def _origin(point: EntryPoint) -> str:
     return point.value if package is None else f"{package.name} {package.version}"
 
 
-def _name_in(module: ModuleType, name: str | None, path: Path, noun: str) -> str:
-    """Returns the name of the part in a file: `name`, else `build`, else the file's only part."""
+def _name_in(module: ModuleType, name: str | None, path: Path, option: str) -> str:
+    """Returns the name of the part in a file: `name`, else `build`, else the file's only part.
+
+    `option` is the option that selects the part, for the message.
+    """
     defined = user_code.defined_in(module)
     if name is None and DEFAULT_NAME not in defined and len(defined) == 1:
         return defined[0]
@@ -216,7 +294,7 @@ def _name_in(module: ModuleType, name: str | None, path: Path, noun: str) -> str
         return name
     raise PartError(
         f"{path} has no function or class '{name}'; it has {', '.join(defined) or 'none'}; give "
-        f"{FAMILIES[noun].option} {path.name}:NAME"
+        f"{option} {path.name}:NAME"
     )
 
 
@@ -235,7 +313,7 @@ def _described(entry: Row, part: Callable[..., Any], code: str, file: str, noun:
 
 def _declared(part: Callable[..., Any], noun: str) -> tuple[Option, ...]:
     """Returns a part's options, from its attribute `options` and its parameters' defaults."""
-    family = FAMILIES[noun]
+    family = _MODELS if noun == user_code.MODEL else FAMILIES[noun]
     where = user_code.place(part)
     stated = getattr(part, "options", ())
     if not isinstance(stated, tuple | list) or not all(isinstance(each, Option) for each in stated):
@@ -252,6 +330,8 @@ def _declared(part: Callable[..., Any], noun: str) -> tuple[Option, ...]:
         if name in by_name:
             _check_default(where, by_name[name], default)
             declared[name] = by_name[name]
+        elif default is parameter.empty and noun == user_code.MODEL:
+            continue  # --model-option gives it
         elif default is parameter.empty:
             raise PartError(
                 f"{where}: {getattr(part, '__name__', noun)} needs {name}; give it a default, "
