@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ from fedcli.runs.files import folder
 from fedcli.runs.moved_data import missing_places
 from fedcli.runs.trained import Trained, data_of_run, load_trained
 from fedcli.settings.data_source import IN_MEMORY
+from fedcli.settings.declaration import option_name
 from fedcli.settings.options import is_code
+from fedcli.settings.own.permission import allowed_code
+from fedcli.settings.run_config import RunConfig
 from fedcli.settings.tables import ALGORITHMS
 from fedcli.settings.vocabulary import LOCAL_NORMS
 
@@ -43,6 +47,7 @@ class AuditedRun:
         splits: Its data by split.
         privacy: The epsilon that it reports after the audited round; None if it reports none.
         cancel: A flag that any thread may set to stop the audit.
+        code: FILE.py or FILE.py:FUNCTION of the model, if the user named it.
     """
 
     path: Path
@@ -50,6 +55,7 @@ class AuditedRun:
     splits: Mapping[str, ClientData]
     privacy: Privacy | None
     cancel: CancelFlag
+    code: str | None = None
 
     @property
     def train(self) -> ClientData:
@@ -108,9 +114,44 @@ class AuditedRun:
         return client_id or candidates[0]
 
     @cached_property
-    def initial_model(self) -> Model | None:
-        """The model with its weights before round 1; None if the model is code."""
+    def client_config(self) -> RunConfig:
+        """The run's config, with which clients train as in the run; no code of the user runs.
+
+        Raises:
+            ConfigError: A part that is needed is a user's code.
+        """
         config = self.trained.config
+        for name in ("algorithm", "aggregator", "server_optimizer"):
+            value = getattr(config, name) or ""
+            if is_code(value):
+                option = option_name(name)
+                raise ConfigError(
+                    f"{option} {value}: {self.path} was trained with this code of yours, which an "
+                    f"audit does not run; audit a run with another {option}"
+                )
+        return config
+
+    @cached_property
+    def shadow_config(self) -> RunConfig:
+        """The run's config, with the file of its model as the user named it.
+
+        Raises:
+            ConfigError: A part that is needed is a user's code; or the model is, and the user did
+                not name it.
+        """
+        config = self.client_config
+        if not is_code(config.model):
+            return config
+        return replace(config, model=allowed_code("model", config.model, self.code))
+
+    @cached_property
+    def initial_model(self) -> Model | None:
+        """The model with its weights before round 1; None if Python computes its gradients.
+
+        Raises:
+            ConfigError: As for `shadow_config`.
+        """
+        config = self.shadow_config
         if config.model.startswith(IN_MEMORY) or choosing.is_python(self.trained.model):
             return None
         return sources.open_model(
@@ -188,7 +229,7 @@ def open_audited_run(
         splits = open_data(source, cancel)
         check_fit(splits["train"], trained.model)
         privacy = _reported_privacy(trained)
-        yield AuditedRun(path, trained, splits, privacy, cancel)
+        yield AuditedRun(path, trained, splits, privacy, cancel, model)
 
 
 def _reported_privacy(trained: Trained) -> Privacy | None:

@@ -255,7 +255,7 @@ def _update_of(run: AuditedRun, client: BatchedDataset) -> tuple[NDArray[np.floa
     trained = run.trained
     recorder = _UpdateRecorder()
     process = learning.build_process(
-        replace(build_algorithm(trained.config), aggregator=recorder, ema_decay=None),
+        replace(build_algorithm(run.client_config), aggregator=recorder, ema_decay=None),
         trained.model,
         engine=trained.engine,
         num_clients=len(run.candidates),

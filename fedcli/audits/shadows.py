@@ -101,7 +101,7 @@ def train_shadow(
 
 def _config_of_shadow(run: AuditedRun, index: int, clients: Sequence[str] | None) -> RunConfig:
     """The audited run's config, but without its data, evaluations and logs."""
-    config = run.trained.config
+    config = run.shadow_config
     of_data: dict[str, Any] = {name: getattr(RunConfig, name, {}) for name in vars(DataSource())}
     silent: dict[str, Any] = {
         name: getattr(RunConfig, name, {})

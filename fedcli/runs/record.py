@@ -157,8 +157,8 @@ class RunRecord:
             code: FILE.py or FILE.py:FUNCTION if the model is code, which runs only if named here.
 
         Raises:
-            ConfigError: The model is code and `code` does not name it, or `code` is given for a
-                model that is not code.
+            ConfigError: The model is code and `code` does not name it, or `code` is not the
+                model's.
             ModelError: The model's code fails.
         """
         from fedcli.runs.trained import load_trained

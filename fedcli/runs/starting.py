@@ -21,8 +21,8 @@ from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.runs.files.folder import RunDirectory
 from fedcli.runs.files.saved_states import (
     model_of,
-    needs_code,
     open_client_states,
+    parts_to_run,
     to_state,
 )
 from fedcli.runs.loop import Callback, RoundResult, Training
@@ -32,7 +32,7 @@ from fedcli.settings import tables
 from fedcli.settings.data_source import OpenedData, source_of
 from fedcli.settings.declaration import option_name
 from fedcli.settings.options import Value
-from fedcli.settings.run_config import CODE_FIELDS, KEPT_FIELDS, RunConfig, may_have_code
+from fedcli.settings.run_config import KEPT_FIELDS, RunConfig, may_have_code
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -247,7 +247,8 @@ def _resume(
     if named:
         from fedcli.settings.own import permission  # lazy: few runs have code
 
-        federation.notes.extend(permission.notes_of_changes(named, origin))
+        ran = {name: text for name, text in named.items() if name in parts_to_run(content, config)}
+        federation.notes.extend(permission.notes_of_changes(ran, origin))
     federation.notes.extend(_note_of_changed_attack(config, origin.get("attack_data")))
     federation.notes.extend(_note_of_moved_end(config, content))
     federation.notes.extend(_note_of_changed_weights(federation, origin.get("class_weights")))
@@ -279,7 +280,7 @@ def _with_code(
         return config, {}
     from fedcli.settings.own import permission  # lazy: few runs have code
 
-    parts = tuple(name for name in CODE_FIELDS if name != "model" or needs_code(content, config))
+    parts = parts_to_run(content, config)
     allowed = permission.with_code(config, named, parts)
     ran = {name: getattr(allowed, name) for name in named if name in parts}
     # The config keeps the place of the model's file.

@@ -31,6 +31,7 @@ from fedcli.runs.files.saved_states import (
     client_states_of,
     evaluated_weights_in,
     model_of,
+    needs_code,
     open_client_states,
     to_state,
     without_code,
@@ -117,8 +118,7 @@ def load_trained(
             not, only the weights of the common model can be used.
 
     Raises:
-        ConfigError: The model is code and `code` does not name it, or `code` is given for a model
-            that is not code.
+        ConfigError: The model is code and `code` does not name it, or `code` is not the model's.
         ModelError: The model's code fails.
         RunError: There is no such run or checkpoint, or it is damaged.
     """
@@ -148,7 +148,7 @@ def _trained(
         state = open_client_states(state, file.parent.parent, content.client_states)
     origin = settings.read_provenance(content.config, str(file))
     notes: tuple[str, ...] = ()
-    if isinstance(code, str):
+    if isinstance(code, str) and needs_code(content, config):
         from fedcli.settings.own.permission import notes_of_changes  # lazy: few runs have code
 
         notes = notes_of_changes({"model": code}, origin)

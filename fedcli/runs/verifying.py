@@ -31,6 +31,7 @@ from fedcli.models.metrics import flatten
 from fedcli.runs import starting
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files import folder as run_dir
+from fedcli.runs.files.saved_states import parts_to_run
 from fedcli.runs.loop import RoundResult, Training
 from fedcli.runs.provenance import check_streams
 from fedcli.settings.data_source import IN_MEMORY
@@ -129,7 +130,7 @@ def verify_run(
         RunError: A file is missing or damaged, or the data are not those of the run.
     """
     run_dir.check_is_run(path)
-    config = _config_of(path, threads, data, test_data, code or {})
+    config = _config_of(path, threads, data, test_data, code or {}, from_checkpoint)
     origin = run_dir.read_origin(path)
     check_streams(config, origin, path)
     last = _last_round(path)
@@ -180,6 +181,7 @@ def _config_of(
     data: str | None,
     test_data: str | None,
     code: Mapping[str, str],
+    from_checkpoint: bool,
 ) -> RunConfig:
     """The config of the repetition; only places of files, threads and the engine may differ."""
     config = settings.from_options(run_dir.read_config(path))
@@ -192,7 +194,10 @@ def _config_of(
     if any(".py" in str(getattr(config, name)) for name in CODE_FIELDS):
         from fedcli.settings.own import permission  # lazy: few runs have code
 
-        config = permission.with_code(config, code)
+        fields = CODE_FIELDS
+        if from_checkpoint:  # it may hold the whole model
+            fields = parts_to_run(checkpoint.load(run_dir.latest_checkpoint(path)), config)
+        config = permission.with_code(config, code, fields)
     return replace(
         config.computed_by_threads(config.threads if threads is None else threads),
         data=config.data if data is None else data,

@@ -20,6 +20,7 @@ from fedcli.federation.opened_data import open_data
 from fedcli.federation.sampled_clients import open_sampled_clients
 from fedcli.runs.files import folder
 from fedcli.runs.trained import load_trained
+from tests.kit.own_parts import write_example
 from tests.kit.stores import write_counted_store
 from tests.kit.training import move_to_a_lost_cluster, trained
 
@@ -118,6 +119,22 @@ def test_shadows_do_not_measure_the_run_s_own_metric(tmp_path: Path) -> None:
     measured = trained(tmp_path / "measured", clients="4", **SMALL, **own)
     found = [audit_run(run, "canary", {"shadows": 4}, threads=1) for run in (plain, measured)]
     assert found[0].to_json() == found[1].to_json()
+
+
+@pytest.mark.parametrize("name", ["canary", "lira", "gradient-inversion"])
+@pytest.mark.parametrize(
+    ("word", "field"),
+    [("FedExP", "algorithm"), ("Median", "aggregator"), ("Lion", "server_optimizer")],
+)
+def test_code_of_a_run_is_refused_and_not_run(
+    tmp_path: Path, name: str, word: str, field: str
+) -> None:
+    code = write_example(tmp_path, word, "part.py")
+    run = trained(tmp_path / "run", clients="4", **SMALL, **{field: str(code)})
+    code.write_text("raise SystemExit('this must not run')\n")
+    with pytest.raises(ConfigError, match="code of yours, which an audit does not run"):
+        audit_run(run, name, {}, threads=1)
+    assert isinstance(audit_run(run, "loss-threshold", {}, threads=1), LossThreshold)
 
 
 def test_shadows_of_a_run_on_a_cluster_are_computed_by_threads(tmp_path: Path) -> None:

@@ -980,12 +980,59 @@ def test_code_for_a_run_that_needs_none_is_refused(
         )
 
 
+LAYERS = """
+from fedcli import models
+from fedcli.layers import Dense
+
+def build(input_shape, num_classes, seed):
+    return models.sequential([Dense(num_classes)], input_shape, num_classes, seed)
+"""
+
+
+def test_a_model_of_layers_may_be_named_again_but_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("layers.py").write_text(LAYERS)
+    train(tmp_path / "run", config_of("layers.py", rounds=1))
+    Path("layers.py").write_text("raise SystemExit('this must not run')\n")
+    assert cli.run(["eval", "run", "--model", "layers.py"]) == 0
+    assert cli.run(["train", "--resume", "run", "--rounds", "2", "--model", "layers.py:build"]) == 0
+    assert "has changed" not in capsys.readouterr().err
+    Path("layers.py").unlink()
+    assert cli.run(["eval", "run", "--model", "layers.py"]) == 0
+    for other in ("others.py", "layers.py:tall", "mlp-2nn"):
+        assert cli.run(["eval", "run", "--model", other]) == 1
+        assert f"--model {other}: this option is for runs whose" in capsys.readouterr().err
+
+
+def test_repeating_a_run_with_a_model_of_layers_needs_the_file_that_makes_its_initial_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "layers.py"
+    file.write_text(LAYERS)
+    train(tmp_path / "run", config_of(file, rounds=2, keep_checkpoints=2))
+    shadows = ["audit", "run", "canary", "--option", "shadows=4"]
+    needing = (["verify", "run"], ["train", "--config", "run/config.toml", "--out", "new"], shadows)
+    file.write_text(LAYERS + "open('it_ran', 'a').close()\n")
+    for command in needing:
+        assert cli.run(command) == 1
+        assert (
+            f"this run's model is code in {file}; pass --model {file} to run it"
+            in capsys.readouterr().err
+        )
+        assert not Path("it_ran").exists()
+        assert cli.run([*command, "--model", "layers.py"]) == 0
+        Path("it_ran").unlink()
+    for named in ([], ["--model", "layers.py"]):
+        assert cli.run(["verify", "run", "--from-checkpoint", *named]) == 0
+        assert not Path("it_ran").exists()
+
+
 def test_model_trained_in_c_needs_its_file_once(tmp_path: Path) -> None:
-    text = "from fedcli import models\nfrom fedcli.layers import Dense\n"
-    text += "def build(input_shape, num_classes, seed):\n"
-    text += "    return models.sequential([Dense(num_classes)], input_shape, num_classes, seed)\n"
     model = tmp_path / "layers.py"
-    model.write_text(text)
+    model.write_text(LAYERS)
     train(tmp_path / "run", config_of(model, rounds=1))
     model.write_text("raise SystemExit('this must not run')\n")
     assert evaluating.evaluate_run(tmp_path / "run").notes == ()

@@ -24,7 +24,7 @@ from fedcli.runs.files.checkpoint import Checkpoint
 from fedcli.settings import tables
 from fedcli.settings.data_source import IN_MEMORY
 from fedcli.settings.options import Entry, is_code
-from fedcli.settings.run_config import RunConfig
+from fedcli.settings.run_config import CODE_FIELDS, RunConfig
 
 # Names of the weights that are evaluated in place of the global model's. The clients' own models
 # or parts and an algorithm's own weights are in client_work. A running mean, with its number of
@@ -42,12 +42,13 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
         config: Config of its run.
         path: The checkpoint's file, for messages.
         code: The only code that may be run, as given with --model: FILE.py:FUNCTION, or FILE.py for
-            the function that the run used. A Python program may give a model object instead.
+            the function that the run used. It is not run if the checkpoint holds the whole model.
+            A Python program may give a model object instead.
 
     Raises:
         CheckpointError: Description, weights and shapes do not fit each other.
         ConfigError: The config's model does not fit, the model is code and `code` is not given, or
-            `code` is given for a model that is not code.
+            `code` is not the code of the run.
         ModelError: The file of the code is missing or fails.
     """
     if code is not None and not isinstance(code, str):
@@ -65,10 +66,7 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
             seed=config.seed,
         )
     if code is not None:
-        raise ConfigError(
-            f"--model {code}: this option is for runs whose model is code, but {path} holds "
-            f"the whole model, {config.model}; leave it out"
-        )
+        _check_is_same(code, config, path)
     has_input_layers = config.augment is not None or config.normalize is not None
     if not tables.is_model_file(config.model) and not has_input_layers:
         return _named_model(content, config, path)
@@ -96,9 +94,25 @@ def model_of(content: Checkpoint, config: RunConfig, path: Path, code: Any = Non
     return model
 
 
+def _check_is_same(code: str, config: RunConfig, path: Path) -> None:
+    """Refuses code for a checkpoint that holds the whole model, unless it made the model."""
+    from fedcli.settings.own.permission import is_same_code  # lazy: few models are code
+
+    if not is_same_code("model", config.model, code):
+        raise ConfigError(
+            f"--model {code}: this option is for runs whose model is code, but {path} holds "
+            f"the whole model, {config.model}; leave it out"
+        )
+
+
 def needs_code(content: Checkpoint, config: RunConfig) -> bool:
     """Returns whether the model is a user's code. A model of layers is stored in the checkpoint."""
     return content.description is None and is_code(config.model)
+
+
+def parts_to_run(content: Checkpoint, config: RunConfig) -> tuple[str, ...]:
+    """Returns the fields whose code is executed to resume a run from a checkpoint."""
+    return tuple(name for name in CODE_FIELDS if name != "model" or needs_code(content, config))
 
 
 def without_code(content: Checkpoint, config: RunConfig) -> tuple[Checkpoint, RunConfig]:
