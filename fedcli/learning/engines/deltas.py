@@ -24,7 +24,6 @@ from fedcli.core.native import Helpers
 from fedcli.dataclass import dataclass
 from fedcli.errors import RunError, why_not_written
 from fedcli.files import nameless_file
-from fedcli.settings.own.checks import kind
 
 T = TypeVar("T")
 
@@ -204,6 +203,8 @@ class Deltas:
             with np.errstate(over="ignore"):
                 combined = rule(values)
                 if np.shape(combined) != values.shape[:1]:
+                    from fedcli.settings.own.checks import kind  # lazy: only mistakes need it
+
                     raise ValueError(
                         f"the rule returned {kind(combined)} for values {list(values.shape)}; "
                         f"return one value per coordinate, [{len(values)}]"
