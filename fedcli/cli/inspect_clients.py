@@ -203,10 +203,10 @@ def inspect_clients(
         splits = _attacked(splits, run, remarks)
 
     from fedcli.cli.screen.client_tables import View
-    from fedcli.federation.opened_data import note_of_replaced_test, notes_of_sources, notes_on
+    from fedcli.federation.opened_data import notes_of_sources, notes_of_test_data, notes_on
 
     populations = _count_all(splits, request, remarks)
-    notes = note_of_replaced_test if quick else notes_on  # `notes_on` reads pixels
+    notes = notes_of_test_data if quick else notes_on  # `notes_on` reads pixels
     for note in (*notes_of_sources(splits), *notes(splits)):
         remarks.note(note)
     if split is None and not quick:
@@ -302,7 +302,9 @@ def _find_path(name: str) -> Path | None:
 def _open(source: DataSource, split: str | None) -> dict[str, ClientData]:
     """Opens the splits to inspect."""
     from fedcli import datasets
+    from fedcli.runs.files.folder import refuse_as_data
 
+    refuse_as_data(str(source.data))
     splits = datasets.open_splits(source, cache_bytes=CACHE_BYTES)
     if split is None:
         return splits

@@ -48,6 +48,8 @@ class ClientData(ExplainsNames, abc.ABC):
         has_default_classes: Whether the number of classes is a default, neither given nor stored.
         replaces: For a test split given by --test-data, the source of the test split that it
             replaces, if there is one; else empty.
+        has_train_examples: For a test split given by --test-data, whether it has the examples of
+            the train split, because both were read from the same file.
         notes: Notes on the data for the user, one line each.
         cache: Keeps clients that were decompressed or generated; None if they are memory-mapped.
         is_generated: Whether the C core generates clients into `cache`. Several threads can do so
@@ -65,6 +67,7 @@ class ClientData(ExplainsNames, abc.ABC):
     same_people: bool = True
     has_default_classes: bool = False
     replaces: str = ""
+    has_train_examples: bool = False
     cache: ClientCache | None = None
     is_generated: bool = False
     notes: tuple[str, ...] = ()

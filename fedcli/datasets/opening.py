@@ -37,6 +37,7 @@ __all__ = [
 
 CACHE_BYTES = 256 << 20
 _SHOWN = 5  # names in a message
+_MAX_COMPARED = 64 << 20  # bytes of files of equal size whose content is compared
 
 
 @speaks_python()
@@ -118,6 +119,8 @@ def open_splits(
             )
         other.split = "test"
         other.replaces = splits["test"].source if "test" in splits else ""
+        has_one_split = len(others) == 1
+        other.has_train_examples = has_one_split and _is_same_file(*source.names)
         splits["test"] = other
     _check_agreement(splits)
     if source.partition != registry.NATURAL:
@@ -287,6 +290,7 @@ def _partitioned(
             description=data.description(),
         )
         splits[split].replaces = data.replaces
+        splits[split].has_train_examples = data.has_train_examples
         splits[split].notes = data.examine()
     return splits
 
@@ -451,6 +455,22 @@ def _existing_file(data: str) -> Path:
         f"file or a fedcli store, or one of {_listed(registry.DATASETS)}"
         f"{did_you_mean(Path(data).name, registry.DATASETS)}"
     )
+
+
+def _is_same_file(data: str, other: str) -> bool:
+    """Whether two names of data stand for one file, or for copies that are quick to compare."""
+    if data == other:
+        return True
+    first, second = Path(data), Path(other)
+    if not first.is_file() or not second.is_file():
+        return False
+    if first.samefile(second):
+        return True
+    if first.stat().st_size != second.stat().st_size or first.stat().st_size > _MAX_COMPARED:
+        return False
+    import filecmp  # lazy: few files have the same size
+
+    return filecmp.cmp(first, second, shallow=False)
 
 
 def _require_hdf5(path: Path) -> None:

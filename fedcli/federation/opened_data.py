@@ -10,7 +10,6 @@ from fedcli import datasets
 from fedcli.core.native import CancelFlag, Cancelled
 from fedcli.datasets.client_data import ClientData
 from fedcli.errors import DataError, plural
-from fedcli.models.image_shapes import takes
 from fedcli.models.model import Model
 from fedcli.settings.data_source import DataSource
 
@@ -36,25 +35,32 @@ def open_data(source: DataSource, cancel: CancelFlag | None = None) -> dict[str,
     return splits
 
 
-def note_of_replaced_test(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
-    """Returns a line if --test-data replaces a test split of --data, else nothing."""
-    return tuple(
+def notes_of_test_data(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
+    """Returns notes if --test-data replaces a test split of --data, or has the train examples."""
+    replaced = tuple(
         f"--test-data {data.source} is the test split; the test split of --data {data.replaces} is "
         "not used"
         for data in splits.values()
         if data.replaces
     )
+    repeated = tuple(
+        f"--test-data {data.source} has the same examples as --data, so test results are those on "
+        "train examples; give other test data, or hold examples out with --validation 0.1"
+        for data in splits.values()
+        if data.has_train_examples
+    )
+    return (*replaced, *repeated)
 
 
 def notes_on(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
     """Returns notes for the user about opened data, one line each.
 
-    They say if --test-data replaces a test split of --data, and which properties of the data make
-    training difficult.
+    They are those of `notes_of_test_data`, and say which properties of the data make training
+    difficult.
     """
-    replaced = note_of_replaced_test(splits)
+    of_test = notes_of_test_data(splits)
     seen = (note for data in splits.values() for note in data.examine())
-    return (*replaced, *dict.fromkeys(seen))
+    return (*of_test, *dict.fromkeys(seen))
 
 
 def notes_of_sources(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
@@ -70,11 +76,14 @@ def check_fit(data: ClientData, model: Model) -> None:
         DataError: The shape of the images or the number of classes differs.
     """
     layout = model.layout
-    if not takes(layout.input_shape, data.pixel_shape):
-        raise DataError(
-            f"{data.source} has images of shape {list(data.pixel_shape)}, but the model takes "
-            f"{list(layout.input_shape)}; choose data of this shape, or another model"
-        )
+    if tuple(data.pixel_shape) != layout.input_shape:
+        from fedcli.models.image_shapes import takes  # lazy: the shapes are usually equal
+
+        if not takes(layout.input_shape, data.pixel_shape):
+            raise DataError(
+                f"{data.source} has images of shape {list(data.pixel_shape)}, but the model takes "
+                f"{list(layout.input_shape)}; choose data of this shape, or another model"
+            )
     if data.num_classes != layout.num_classes:
         remedy = f"choose a model whose last layer has {data.num_classes} outputs, or other data"
         if data.num_classes < layout.num_classes:

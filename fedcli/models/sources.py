@@ -11,7 +11,6 @@ import numpy as np
 
 from fedcli.errors import ConfigError
 from fedcli.models import zoo
-from fedcli.models.image_shapes import for_images
 from fedcli.models.layout import ParamLayout, from_description
 from fedcli.models.model import Model, sequential
 from fedcli.settings import tables
@@ -100,7 +99,7 @@ def load(
             takes images of another shape; or `path` is of another type. The message names the file.
     """
     if isinstance(path, Model):
-        return path if input_shape is None else for_images(path, input_shape)
+        return _for_images(path, input_shape)
     if not isinstance(path, str | Path):
         raise ConfigError(
             f"path is of type {type(path).__name__}; give the path of a Keras file: save a "
@@ -163,5 +162,13 @@ def _open_keras(
         params = found.fresh_params(model.initial_params)
     else:
         params = model.layout.join(found.weights)
-    model = Model(text, model.layout, params)
-    return model if input_shape is None else for_images(model, input_shape)
+    return _for_images(Model(text, model.layout, params), input_shape)
+
+
+def _for_images(model: Model, input_shape: Sequence[int] | None) -> Model:
+    """Returns a model for images of a shape; None: for those of its own shape."""
+    if input_shape is None:
+        return model
+    from fedcli.models.image_shapes import for_images  # lazy: models by name fit the images
+
+    return for_images(model, input_shape)

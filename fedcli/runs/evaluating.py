@@ -40,6 +40,7 @@ from fedcli.runs.evaluation_clients import (
     with_train_data,
 )
 from fedcli.runs.evaluation_outputs import EvaluationOutputs
+from fedcli.runs.files.folder import refuse_as_data
 from fedcli.runs.moved_data import PLACES, check_places, found_elsewhere
 from fedcli.runs.trained import Trained, files_of_run, load_trained
 from fedcli.settings.data_source import (
@@ -49,7 +50,7 @@ from fedcli.settings.data_source import (
     OpenedData,
     source_of,
 )
-from fedcli.settings.options import Value, is_code
+from fedcli.settings.options import Value, is_code, path_text
 from fedcli.settings.run_config import RunConfig, may_have_code
 from fedcli.settings.values import METRIC_NAMES
 from fedcli.settings.vocabulary import NATURAL
@@ -133,10 +134,12 @@ def evaluate_run(
         tuple(prediction_callbacks),
     )
     outputs.check_names()
+    data = path_text(data)
     memory = _in_memory(data)
     given = _data_fields(data if memory is None else str(memory), of_data)
     given.update(batch_size=batch_size, epochs=epochs)
     overrides = {name: value for name, value in given.items() if value is not None}
+    refuse_as_data(overrides.get("data", ""))
     with load_trained(Path(path), threads, model, best=best) as trained:
         trained, overrides = _with_data(trained, overrides, memory)
         if outputs.has_predictions or fine_tuning is not None:

@@ -44,6 +44,7 @@ from fedcli.runs import needs
 from fedcli.runs.building import build_algorithm, build_model, build_stages, with_secure_sum
 from fedcli.runs.files import checkpoint
 from fedcli.runs.files.checkpoint import Checkpoint
+from fedcli.runs.files.folder import refuse_as_data
 from fedcli.runs.files.saved_states import digests_of, to_components
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import is_code
@@ -218,6 +219,7 @@ def open_federation(
         OwnCodeError: The user's own code fails.
     """
     algorithm = build_algorithm(config)  # first, because it may refuse the config
+    refuse_as_data(config.data)
     splits = open_data(config.data_source if source is None else source, cancel)
     train = splits["train"]
     notes = [

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.kit.command_line import Fedcli, WriteTff
+from tests.kit.command_line import Fedcli, WriteTff, assert_is_one_line
 from tests.kit.waiting import PATIENCE_SECONDS
 
 
@@ -428,3 +428,34 @@ def test_a_run_with_event_files_ends_with_the_command_that_shows_them(fedcli: Fe
     line = "Curves   tensorboard --logdir run/tensorboard\n"
     assert line in fedcli("train", "--rounds", 1, "--tensorboard", "--out", "run").out
     assert "tensorboard" not in fedcli("train", "--rounds", 1, "--out", "plain").out
+
+
+@pytest.mark.parametrize("is_copied", [False, True])
+def test_test_data_with_the_examples_of_the_data_are_noted(
+    fedcli: Fedcli, write_tff: WriteTff, is_copied: bool
+) -> None:
+    file = write_tff("train.h5", num_clients=3)
+    other = write_tff("other.h5", num_clients=2)
+    again = file.with_name("again.h5")
+    if is_copied:
+        again.write_bytes(file.read_bytes())
+    else:
+        again.hardlink_to(file)
+    words = f"--test-data {again} has the same examples as --data"
+    iid = ("--partition", "iid", "--partition-option", "clients=3")
+    for more in ((), iid):
+        data = ("--data", file, "--test-data", again, *more)
+        done = fedcli("train", *data, "--rounds", 1, "--out", "run", "--force")
+        assert done.err.count(words) == 1
+        assert words in fedcli("eval", "run").err
+        assert words in fedcli("inspect-clients", *data).err
+    assert (
+        "same examples" not in fedcli("inspect-clients", "--data", file, "--test-data", other).err
+    )
+
+
+def test_a_run_in_place_of_data_is_refused(fedcli: Fedcli) -> None:
+    fedcli("train", "--rounds", 1, "--out", "run")
+    for arguments in (("eval", "run"), ("train", "--out", "new"), ("inspect-clients",)):
+        done = fedcli(*arguments, "--data", "run")
+        assert_is_one_line(done, "run is the folder of a run, not of data; give the file or the")

@@ -13,7 +13,6 @@ from fedcli.datasets.batches import BatchedDataset, ClientDataset
 from fedcli.errors import DataError
 from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.engines.task import ClientExchange, ClientTask
-from fedcli.models.image_shapes import holds_inputs
 from fedcli.models.layout import ParamLayout
 
 # An engine reads a large cohort in pieces; the pixels of a piece take about this many bytes.
@@ -161,7 +160,11 @@ def check_images(client: ClientDataset, layout: ParamLayout) -> None:
         DataError: The shape differs.
     """
     shape = client.pixels.shape
-    if shape[0] and not holds_inputs(shape[1:], layout.input_shape):
+    if not shape[0] or shape[1:] == layout.input_shape:
+        return
+    from fedcli.models.image_shapes import holds_inputs  # lazy: the shapes are usually equal
+
+    if not holds_inputs(shape[1:], layout.input_shape):
         raise DataError(
             f"{client.source}: client {client.client_id!r}: images have shape {list(shape[1:])}, "
             f"the model takes {list(layout.input_shape)}; choose data of the model's shape, or "

@@ -498,6 +498,15 @@ def looks_like_run(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / CHECKPOINTS).is_dir()
 
 
+def refuse_as_data(data: str) -> None:
+    """Raises ConfigError if the name of data is the folder of a run."""
+    if looks_like_run(Path(data)):
+        raise ConfigError(
+            f"--data {data} is the folder of a run, not of data; give the file or the name of a "
+            "dataset"
+        )
+
+
 def _check_writable(path: Path) -> None:
     """Checks that the nearest existing parent of a path is a writable folder. Raises RunError."""
     parent = next(each for each in path.absolute().parents if each.exists())
