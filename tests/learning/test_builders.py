@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from fedcli import aggregators, algorithms, datasets, learning, optimizers
+from fedcli import aggregators, algorithms, datasets, learning, models, optimizers
 from fedcli.errors import ConfigError, DataError, PartError
 from fedcli.learning import builders
 from fedcli.learning.aggregators.order_statistics import Median
@@ -338,3 +339,59 @@ def test_a_server_optimizer_whose_state_gets_another_name_is_named_so() -> None:
     names = {**names_in_parts(state), "finalizer": frozenset({"count"})}
     with pytest.raises(PartError, match=r"the server optimizer returned a state with .* has count"):
         check_names_kept(state, names)
+
+
+@pytest.mark.parametrize("field", ["norm", "max_abs"])
+def test_sizes_of_deltas_that_were_not_measured_are_refused(cohort: Any, field: str) -> None:
+    class Sized:
+        def __init__(self, optimizer: Any, is_measured: bool = False) -> None:
+            self.optimizer, self.is_measured = optimizer, is_measured
+
+        def init(self, params: Any) -> Any:
+            return {"size": 0.0}
+
+        def run(self, call: Any, state: Any) -> Any:
+            deltas = (call.measuring() if self.is_measured else call).train(self.optimizer)
+            weighted = deltas.stats[deltas.stats["weight"] > 0]
+            return algorithms.WorkResult(deltas, {"size": float(weighted[field].max())})
+
+    client = optimizers.sgd(0.1)
+    process = learning.build_own(cast(Any, Sized), MODEL, client)
+    words = rf'run: ValueError: stats\["{field}"\] is not measured; call.measuring\(\).train\('
+    with pytest.raises(PartError, match=words):
+        process.next(process.initialize(), cohort)
+    process = learning.build_own(cast(Any, Sized), MODEL, client, options={"is_measured": True})
+    output = process.next(process.initialize(), cohort)
+    assert output.state.client_work["size"] > 0.0
+    assert type(output.client_stats) is np.ndarray
+
+
+@pytest.mark.parametrize("bounds", [None, aggregators.DeltaBounds(math.inf, math.inf)])
+def test_an_aggregator_reads_sizes_only_if_it_requests_them(cohort: Any, bounds: Any) -> None:
+    class Sized:
+        def init(self) -> Any:
+            return {}
+
+        def request(self, state: Any) -> Any:
+            return aggregators.DeltaRequest(bounds)
+
+        def aggregate(self, state: Any, deltas: Any) -> Any:
+            return deltas.weighted_mean(), state, {"norm": float(deltas.stats["norm"].max())}
+
+    process = learning.build_own("fedavg", MODEL, optimizers.sgd(0.1), aggregator=Sized())
+    if bounds is None:
+        with pytest.raises(PartError, match=r"not measured; a request of DeltaRequest\(bounds="):
+            process.next(process.initialize(), cohort)
+    else:
+        output = process.next(process.initialize(), cohort)
+        assert output.metrics["aggregator"]["norm"] > 0.0
+
+
+def test_an_option_given_as_an_argument_is_led_to_options() -> None:
+    builds: list[Any] = [
+        partial(learning.build_own, "fedavg", MODEL, optimizers.sgd(0.1)),
+        partial(models.build, "cnn-reddi"),
+    ]
+    for build_it in builds:
+        with pytest.raises(TypeError, match=r"'share'; .* write options=\{'share': \.\.\.\}$"):
+            build_it(share=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from fedcli.errors import ConfigError, PartError
 from fedcli.learning import optimizers
 from fedcli.runs import starting
 from fedcli.runs.evaluating import evaluate_run
-from fedcli.runs.files import folder
+from fedcli.runs.files import discarding, folder
 from fedcli.runs.trained import load_trained, load_weights
 from fedcli.settings import tables
 from fedcli.settings.options import Option, opened, resolve
@@ -731,7 +732,11 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
             "% (num_clients + 1)",
             "returned clients 0 to 12; return numbers from 0 to 11",
         ),
-        ("np.arange(len(labels)) %", "[[0], [0, 1]] or", "part.py: what the partition returned: "),
+        (
+            "np.arange(len(labels)) %",
+            "[[0], [1, 2]] or",
+            r"partition returned 2 lists; return one list with the client of each example, whole",
+        ),
         ("% num_clients", "% 3", "9 of 12 clients would have no example"),
         ("num_clients):", "num_clients, wanted):", "deal needs wanted; give it a default"),
     ],
@@ -1232,3 +1237,46 @@ def test_what_is_installed_and_fails_is_one_line(installed: Path, fedcli: Fedcli
         "importing fedcli_none:Part of fedcli-more 1.2: ModuleNotFoundError",
     )
     shutil.rmtree(installed)
+
+
+@pytest.mark.parametrize(
+    ("module", "remedy"),
+    [
+        ("torch", r"run pip install 'fedcli\[torch\]'$"),
+        ("no_such.part", "install the package that has no_such, or correct the import$"),
+    ],
+)
+def test_a_package_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, remedy: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "part.py").write_text(f"import {module}\n")
+    with pytest.raises(PartError, match=rf"part.py:1: .*ModuleNotFoundError: .*; {remedy}"):
+        package.train(config_with("algorithm", tmp_path / "part.py"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "checkpoints/mine.h5", "tensorboard/a/b.tfevents.1"])
+def test_a_folder_with_a_file_of_the_user_is_not_deleted(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "run" / name
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.toml").touch()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    discarding.discard(tmp_path / "run")
+    assert file.exists()
+    assert (tmp_path / "run" / "config.toml").exists()
+
+
+def test_a_link_in_a_folder_keeps_it_and_what_the_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "round-0.h5").touch()
+    for name in ("checkpoints", "config.toml"):
+        link = tmp_path / "run" / name
+        link.symlink_to(tmp_path / "elsewhere")
+        discarding.discard(tmp_path / "run")
+        assert (tmp_path / "elsewhere" / "round-0.h5").exists()
+        assert link.is_symlink()
+        link.unlink()
+    discarding.discard(tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -16,6 +16,7 @@ from fedcli.settings.own.checks import kind
 from fedcli.settings.own.parts import make
 
 NOUN = "partition"
+_SEQUENCES = (list, tuple, range, set, np.ndarray)
 
 
 class Partition(Protocol):
@@ -58,6 +59,11 @@ def assign(task: Task) -> NDArray[np.int64]:
     }
     holders = make(entry, NOUN, offered, options, (FedcliError,))
     where = entry.file
+    if isinstance(holders, list | tuple) and any(isinstance(each, _SEQUENCES) for each in holders):
+        raise PartError(
+            f"{where}: the partition returned {len(holders)} lists; return one list with the "
+            f"client of each example, whole numbers [{len(task.labels)}]"
+        )
     with user_code.running("what the partition returned", where, NOUN):
         array = np.asarray(holders)
     is_vector = isinstance(holders, np.ndarray | list) and array.shape == task.labels.shape

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, FedcliError, PartError
 from fedcli.learning.engines.deltas import DeltaRequest, Deltas
+from fedcli.learning.engines.unmeasured import without_sizes
 from fedcli.settings.options import Entry, Value, path_text
 from fedcli.settings.own import user_code
 from fedcli.settings.own.checks import checked_metrics, checked_state, copied_state, kind
@@ -21,6 +22,7 @@ NOUN = "aggregator"
 _METHODS = ("init", "request", "aggregate")
 _CONTRACT = "an aggregator has init(), request(state) and aggregate(state, deltas)"
 _PASSING = (FedcliError,)
+_MEASURING = "a request of DeltaRequest(bounds=DeltaBounds(math.inf, math.inf)) measures it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +165,11 @@ class OwnAggregator:
         Raises:
             PartError: The user's code fails, or breaks the contract.
         """
+        given = deltas
+        if not deltas.stats["max_abs"].any() and self.request(state).bounds is None:
+            given = without_sizes(deltas, _MEASURING)
         with user_code.running("aggregate", self.file, NOUN, passing=_PASSING):
-            result = self.aggregator.aggregate(copied_state(state), deltas)
+            result = self.aggregator.aggregate(copied_state(state), given)
         where = self._where("aggregate")
         if not isinstance(result, tuple) or len(result) != 3:
             raise PartError(f"{where} returned {kind(result)}; give (mean_delta, state, metrics)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from fedcli.dataclass import dataclass
 from fedcli.errors import FedcliError, PartError
 from fedcli.learning.algorithms.client_work import ClientWork, CohortCall, WorkResult
 from fedcli.learning.engines.deltas import Deltas
+from fedcli.learning.engines.unmeasured import with_all_stats, without_sizes
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings.options import Entry, Value
 from fedcli.settings.own import user_code
@@ -100,8 +100,9 @@ class OwnWork:
         """
         params = call.params.view()
         params.flags.writeable = False  # they are the global model's
+        own_call = _OwnCall(**{**vars(call), "params": params})
         with user_code.running("run", self.file, NOUN, passing=_PASSING):
-            result = self.work.run(replace(call, params=params), copied_state(state))
+            result = self.work.run(own_call, copied_state(state))
         where = self._where("run")
         if not isinstance(result, tuple) or len(result) not in (2, 3):
             raise PartError(f"{where} returned {kind(result)}; give WorkResult(deltas, state)")
@@ -114,10 +115,21 @@ class OwnWork:
         _check_changes(where, deltas)
         if len(result) == 3 and result[2] is not None:
             raise PartError(f"{where} returned evaluated weights; only fedcli's own algorithms may")
-        return WorkResult(deltas, checked_state(where, after, state))
+        return WorkResult(with_all_stats(deltas), checked_state(where, after, state))
 
     def _where(self, method: str) -> str:
         return user_code.method_place(self.work, method)
+
+
+@dataclass(frozen=True)
+class _OwnCall(CohortCall):
+    """A call whose stats refuse to be read for sizes of deltas that are not measured."""
+
+    def _run(self, *args: Any, **named: Any) -> Deltas:
+        deltas = super()._run(*args, **named)
+        if self.request.bounds is not None:
+            return deltas
+        return without_sizes(deltas, "call.measuring().train(optimizer) measures it")
 
 
 def _check_changes(where: str, deltas: Deltas) -> None:

@@ -32,8 +32,10 @@ def discard(path: Path) -> None:
 def _is_of_run(each: Path, path: Path) -> bool:
     """Tells whether a run without a round makes such a file or folder in its folder `path`."""
     parts = each.relative_to(path).parts
-    if each.is_dir() and not each.is_symlink():
-        return parts[0] in _FOLDERS
+    if each.is_symlink() or len(parts) > 2:
+        return False
+    if each.is_dir():
+        return len(parts) == 1 and each.name in _FOLDERS
     if len(parts) == 1:
         return each.name in _FILES or each.name.startswith(client_states.FILES)  # also -journal
-    return parts[0] in _FOLDERS and re.fullmatch(_FOLDERS[parts[0]], each.name) is not None
+    return re.fullmatch(_FOLDERS[parts[0]], each.name) is not None

@@ -47,8 +47,19 @@ def running(
     except FedcliError as err:
         raise error_of(noun)(f"{where(err, file)}: {what}: {err}") from err
     except (Exception, SystemExit) as err:
-        text = f"{where(err, file)}: {what}: {reason(err)}; correct the code of the {noun}"
+        remedy = _how_to_install(err) or f"correct the code of the {noun}"
+        text = f"{where(err, file)}: {what}: {reason(err)}; {remedy}"
         raise error_of(noun)(text) from err
+
+
+def _how_to_install(err: BaseException) -> str:
+    """Returns how to install the package that an import did not find; empty for another error."""
+    if not isinstance(err, ModuleNotFoundError) or not err.name:
+        return ""
+    package = err.name.partition(".")[0]
+    if package == "torch":
+        return "run pip install 'fedcli[torch]'"
+    return f"install the package that has {package}, or correct the import"
 
 
 def error_of(noun: str) -> type[OwnCodeError]:

@@ -479,6 +479,9 @@ def about_argument(name: str, known: Collection[str]) -> str:
         return f"; {peer.why}"
     if "config" in known and name in load("fedcli.settings.run_config:OPTIONS"):
         return f"; write RunConfig({name}=...) as config"
+    if "options" in known:
+        its_options = f"; if it is an option of what is built, write options={{{name!r}: ...}}"
+        return did_you_mean(name, known) or its_options
     return did_you_mean(name, known) or f"; it takes {', '.join(known)}"
 
 
