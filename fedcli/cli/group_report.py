@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fedcli.cli.screen.output import Remarks, one_line
+from fedcli.cli.screen.output import one_line
 from fedcli.errors import ConfigError, RunError
 from fedcli.files import text_bytes
 from fedcli.outputs import write_output
@@ -167,7 +167,6 @@ def write_files(
     plot_as: tuple[Path, PlotOptions] | None,
     heat_map: Path | None,
     csv: Path | None,
-    remarks: Remarks,
 ) -> None:
     """Writes the figures and the CSV file of every round.
 
@@ -191,9 +190,6 @@ def write_files(
 
         records = [each.record for each in reported.members if not each.has_failed]
         write_output(csv, text_bytes(text.to_csv(rounds_csv(records))))
-    for file in (plot_as[0] if plot_as else None, heat_map, csv):
-        if file is not None:
-            remarks.detail(f"wrote {file}")
 
 
 def plot(figure: GroupFigure, path: Path, options: PlotOptions) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -269,11 +269,20 @@ def report(
         from fedcli.cli.screen.output import print_json
 
         print_json(report_tables.as_json(records, wanted))
-        return
-    if text_format is not None:
+    elif text_format is not None:
         _print_text(_tables_of(records, targets, wanted, text_format), text_format)
-        return
-    _show(records, targets, wanted, x_axis)
+    else:
+        _show(records, targets, wanted, x_axis)
+    _say_written(files, remarks, on_screen=not as_json and text_format is None)
+
+
+def _say_written(files: Mapping[str, Path | None], remarks: Remarks, *, on_screen: bool) -> None:
+    """Prints a line for each written file; beside output for other programs, only with -v."""
+    for file in files.values():
+        if file is not None and on_screen:
+            click.echo(f"Wrote {one_line(str(file))}")
+        elif file is not None:
+            remarks.detail(f"wrote {file}")
 
 
 def _show(
@@ -356,13 +365,14 @@ def _report_groups(
     opt.check_outputs(plot, heat_map, csv)
     reported = group_report.make_report(runs, group_report.Shape(*shape))
     drawn = None if plot is None else (plot, _plot_options(look))
-    group_report.write_files(reported, spread, drawn, heat_map, csv, remarks)
+    group_report.write_files(reported, spread, drawn, heat_map, csv)
     if as_json:
         group_report.print_as_json(reported)
     elif text_format is not None:
         group_report.print_text(reported, text_format, spread)
     else:
         group_report.show(reported, spread)
+    _say_written(files, remarks, on_screen=not as_json and text_format is None)
 
 
 def _plot_options(look: PlotLook) -> PlotOptions:
@@ -426,9 +436,6 @@ def _write_files(
     if html_file is not None:
         write_output(html_file, text_bytes(_page(records, targets, notes, remarks, look.x)))
     opt.note_links(remarks, csv_file, clients_file, plot_file, html_file)
-    for file in (csv_file, clients_file, plot_file, html_file):
-        if file is not None:
-            remarks.detail(f"wrote {file}")
 
 
 def _inputs_of(records: Sequence[RunRecord]) -> list[Path]:

@@ -236,3 +236,15 @@ def test_plot_needs_a_known_ending_and_matplotlib(
     done = fedcli("report", "a", "--plot", "a.png")
     assert (done.code, "pip install 'fedcli[plot]'" in done.err) == (1, True)
     assert not (tmp_path / "a.png").exists()
+
+
+def test_each_written_file_is_named_at_the_end(fedcli: Fedcli) -> None:
+    for seed in (1, 2):
+        fedcli("train", "--out", f"s{seed}", "--rounds", 1, "--seed", seed, "--record-clients")
+    done = fedcli("report", "s1", "--csv", "a.csv", "--clients-csv", "b.csv", "--html", "c.html")
+    assert sorted(done.out.splitlines()[-3:]) == ["Wrote a.csv", "Wrote b.csv", "Wrote c.html"]
+    done = fedcli("report", "s1", "s2", "--by", "rounds", "--csv", "d.csv")
+    assert done.out.splitlines()[-1] == "Wrote d.csv"
+    done = fedcli("report", "s1", "--csv", "a.csv", "--json", "-v")
+    assert "Wrote" not in done.out
+    assert "fedcli: wrote a.csv\n" in done.err
