@@ -119,6 +119,12 @@ _CODE = r"(?<![\w-])--([a-z][a-z0-9-]*) ([^\s;,]*\.py(?::\w+)?)"
 # An option with its value is recognised at the start of a message, an option alone anywhere.
 _GIVEN = r"^--([a-z][a-z0-9-]*) ([^\s:;,]+)(?=:| with | exceeds | and )"
 _OPTION = r"(?<![\w-])--([a-z][a-z0-9]*(?:-[a-z0-9]+)*)"
+# Inside a message, options with values follow such a word: "; choose --algorithm fedavg".
+_PAIR = r"--([a-z][a-z0-9-]*) ((?!(?:and|or|to)\b)[a-z0-9](?:[\w.+=-]*\w)?)"
+_PAIRS = (
+    r"\b(?P<word>write|pass|give|choose|use|in|with|or|and)"
+    rf"(?P<pairs>(?: {_PAIR})+)(?=[;,.)]|$| (?:or|and) )"
+)
 _SWITCHES = {"force": "force=True", "best": "best=True", "fresh-weights": "fresh_weights=True"}
 _FUNCTIONS = {"resume": "fedcli.resume", "config": "RunConfig"}
 
@@ -157,8 +163,19 @@ def in_python(text: str, renamed: dict[str, str] | None = None) -> str:
         option = found[1]
         return _SWITCHES.get(option) or _FUNCTIONS.get(option) or name(option)
 
+    def argument(option: str, value: str) -> str:
+        key, equals, inner = value.partition("=")
+        if equals and option.endswith("-option"):
+            return f'{name(option)}={{"{key}": {_python_value(inner)}}}'
+        return f"{name(option)}={_python_value(value)}"
+
+    def arguments(found: re.Match[str]) -> str:
+        pairs = re.findall(_PAIR, found["pairs"])
+        return f"{found['word']} {', '.join(argument(*pair) for pair in pairs)}"
+
     def translated(piece: str) -> str:
         piece = re.sub(_CODE, lambda found: f"{name(found[1])}={found[2]!r}", piece)
+        piece = re.sub(_PAIRS, arguments, piece)
         return re.sub(_OPTION, alone, piece)
 
     pieces, end = [], 0
@@ -167,6 +184,11 @@ def in_python(text: str, renamed: dict[str, str] | None = None) -> str:
         pieces += [translated(text[end : command.start()]), command[0]]
         end = command.end()
     return "".join([*pieces, translated(text[end:])])
+
+
+def _python_value(text: str) -> str:
+    """Returns a value of an option as Python code: a number, or a text in quotes."""
+    return text if re.fullmatch(r"[0-9.]+(?:e-?[0-9]+)?", text) else f'"{text}"'
 
 
 def worded(text: str) -> str:

@@ -50,6 +50,18 @@ def test_a_message_that_is_short_stays() -> None:
     [
         ("--client-lr -1: choose a number", "client_lr=-1: choose a number"),
         ("--seed 5 with --sampling tff: no", "seed=5 with sampling tff: no"),
+        ("or choose --algorithm fedavg", 'or choose algorithm="fedavg"'),
+        (
+            "write --algorithm fedavg --client-weighting uniform",
+            'write algorithm="fedavg", client_weighting="uniform"',
+        ),
+        (
+            "give --secure-sum-option threshold=0, or --engine-option data=ship",
+            'give secure_sum_options={"threshold": 0}, or engine_options={"data": "ship"}',
+        ),
+        ("choose --clients 2 or more", "choose clients=2 or more"),
+        ("with --best and --by or --x", "with best=True and by or x"),
+        ("set --num-classes to 10, or give --x", "set num_classes to 10, or give x"),
         ("--clients names 3 but --sampling draws", "clients names 3 but sampling draws"),
         ("run exists; --force to replace it", "run exists; force=True to replace it"),
         ("--client-option: sgd has no option 'x'", "client_options: sgd has no option 'x'"),
@@ -57,7 +69,7 @@ def test_a_message_that_is_short_stays() -> None:
         ("a 3-way test -- no option", "a 3-way test -- no option"),
         (
             "is a folder; make a store: fedcli preprocess x --out FILE; or --data y",
-            "is a folder; make a store: fedcli preprocess x --out FILE; or data y",
+            'is a folder; make a store: fedcli preprocess x --out FILE; or data="y"',
         ),
     ],
 )
@@ -73,7 +85,7 @@ def test_a_function_speaks_python_unless_a_command_runs() -> None:
     def fail() -> None:
         raise ConfigError("--rounds 3: give --rounds 5 or more")
 
-    with pytest.raises(ConfigError, match=r"^num_rounds=3: give num_rounds 5 or more$"):
+    with pytest.raises(ConfigError, match=r"^num_rounds=3: give num_rounds=5 or more$"):
         fail()
 
     def fail_in_a_command() -> None:
