@@ -203,11 +203,19 @@ def advice_on_argument(
     """
     if before in flags:
         return f"{before} takes no value"
+    if "--config" in known and word.endswith(".toml"):
+        return f"write --config {word}"
+    try:
+        return _advice_on_path(word, known)
+    except OSError:  # the name is too long, or a folder may not be entered
+        return ""
+
+
+def _advice_on_path(word: str, known: Collection[str]) -> str:
+    """See `advice_on_argument`; the argument may be a run or data."""
     from fedcli.runs.files.folder import looks_like_run
     from fedcli.settings import tables
 
-    if "--config" in known and word.endswith(".toml"):
-        return f"write --config {word}"
     if looks_like_run(Path(word)):
         options = {"--resume": "to continue the run", "--run": "for the run"}
         return next((f"{why}, write {o} {word}" for o, why in options.items() if o in known), "")

@@ -208,6 +208,10 @@ class _Computation:
         """Calls the method."""
         return self._method(*args, **named)
 
+    def __repr__(self) -> str:
+        """Returns that of the method."""
+        return repr(self._method)
+
     @property
     def type_signature(self) -> FunctionType:
         """The type of the method in TFF's notation."""

@@ -49,6 +49,10 @@ class FunctionType(TypeText):
         text.result = TypeText(result)
         return text
 
+    def __getnewargs__(self) -> tuple[str | None, str]:  # type: ignore[override]
+        """Returns the arguments of `__new__`, for copies."""
+        return self.parameter, self.result
+
 
 def value_types(value: Any) -> Any:
     """Returns the nested types of mappings, sequences, arrays and numbers."""

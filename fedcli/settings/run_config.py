@@ -779,7 +779,7 @@ def _check_name(field: str, declared: RunOption, value: Any) -> None:
     elif field == "augment":
         tables.find_augmentation(value)
     elif field != "model" or not tables.is_model_file(value):
-        choose(kind.names(), value, field)
+        choose(kind.names(), value, option_name(field))
 
 
 # The declaration of each field, in the order of the fields.

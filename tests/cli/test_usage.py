@@ -321,3 +321,9 @@ def test_one_line_escapes_what_cannot_be_printed() -> None:
     assert one_line("a\r\nb\tc") == "a b\\tc"
     assert one_line("straße …") == "straße …"
     assert one_line("\udc80") == "\\udc80"
+
+
+def test_an_argument_that_is_too_long_for_a_path_is_a_usage_error(fedcli: Fedcli) -> None:
+    done = fedcli("train", "x" * 300)
+    assert done.code == 2
+    assert "unexpected extra argument (xxx" in done.err

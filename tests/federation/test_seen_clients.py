@@ -118,7 +118,7 @@ def test_clients_held_out_are_unseen(fedcli: Fedcli, tmp_path: Path) -> None:
     assert fedcli("eval", "run", "--clients", "seen").code == 1
     done = fedcli("eval", "run", "--finetune", 3)
     assert done.code == 1
-    assert "none can train" in done.err
+    assert "no chosen client of the split test is in the train split" in done.err
 
 
 def test_other_people_of_the_same_name_are_unseen(tmp_path: Path) -> None:

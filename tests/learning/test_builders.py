@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -395,3 +396,19 @@ def test_an_option_given_as_an_argument_is_led_to_options() -> None:
     for build_it in builds:
         with pytest.raises(TypeError, match=r"'share'; .* write options=\{'share': \.\.\.\}$"):
             build_it(share=0.1)
+
+
+def test_a_subclass_that_keeps_the_rule_of_fedcli_may_have_its_metrics(cohort: Any) -> None:
+    class Named(type(aggregators.build("krum"))):  # type: ignore[misc]
+        pass
+
+    made = aggregators.build("krum")
+    given = {each.name: getattr(made, each.name) for each in fields(cast(Any, made)) if each.init}
+    outputs = []
+    for aggregator in (made, Named(**given)):
+        process = learning.build_own("fedavg", MODEL, optimizers.sgd(0.1), aggregator=aggregator)
+        outputs.append(process.next(process.initialize(), [*cohort, *cohort]))
+    assert outputs[0].metrics == outputs[1].metrics
+    np.testing.assert_array_equal(
+        outputs[0].state.global_model_weights, outputs[1].state.global_model_weights
+    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -1175,3 +1176,11 @@ def test_a_function_in_place_of_a_model_or_a_rate_is_refused() -> None:
         learning.build_fed_eval(nothing)
     with pytest.raises(ConfigError, match="client_optimizer is of type float; give one of"):
         learning.build_weighted_fed_avg("softmax-regression", 0.02)  # type: ignore[arg-type]
+
+
+def test_the_type_of_a_method_can_be_copied_and_the_method_is_shown_as_one() -> None:
+    process: Any = learning.build_weighted_fed_avg(softmax_regression(), optimizers.sgd(0.1))
+    signature = process.initialize.type_signature
+    copied = pickle.loads(pickle.dumps(signature))
+    assert (copied, copied.parameter, copied.result) == (signature, None, signature.result)
+    assert repr(process.next).startswith("<bound method TrainingProcess.next of <TrainingProcess")

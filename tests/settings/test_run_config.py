@@ -129,6 +129,10 @@ def test_whole_numbers_of_numpy_become_ints() -> None:
         ({"pixels": "paper"}, "pixels=paper: choose one of source, ink, background"),
         ({"algorithm": "fedprx"}, "unknown algorithm 'fedprx'; .*did you mean fedprox"),
         ({"client_optimizer": "adma"}, "unknown client_optimizer 'adma'; .*did you mean adam"),
+        (
+            {"algorithm": "unweighted-fed-avg"},
+            'unknown .*, write algorithm="fedavg", client_weighting="uniform"$',
+        ),
         ({"sampling": "unifrm"}, "unknown sampling 'unifrm'; .*did you mean uniform"),
         ({"partition": "idd"}, "unknown partition 'idd'; .*did you mean iid"),
         ({"data": {}}, r"data is of type dict; .*fedcli.train\(config, out, data=...\) takes"),

@@ -94,8 +94,9 @@ def _no_object(algorithm: Any) -> Any:
 
 
 def _checked(aggregator: Aggregator) -> Aggregator:
-    """Returns an aggregator; one of the user's own is checked, now and in each round."""
-    if isinstance(aggregator, type) or type(aggregator).__module__.split(".")[0] != "fedcli":
+    """Returns an aggregator; one with the user's own code is checked, now and in each round."""
+    combine = getattr(type(aggregator), "aggregate", None)
+    if isinstance(aggregator, type) or getattr(combine, "__module__", "").split(".")[0] != "fedcli":
         from fedcli.learning.aggregators.own import OwnAggregator  # lazy: few programs give one
 
         return OwnAggregator.around(aggregator)

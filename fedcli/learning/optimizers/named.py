@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 
+@speaks_python()
 def build(
     name: str | Path, learning_rate: float, options: Mapping[str, Value] | None = None
 ) -> Optimizer:

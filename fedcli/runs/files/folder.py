@@ -500,7 +500,11 @@ def looks_like_run(path: Path) -> bool:
 
 def refuse_as_data(data: str) -> None:
     """Raises ConfigError if the name of data is the folder of a run."""
-    if looks_like_run(Path(data)):
+    try:
+        is_run = looks_like_run(Path(data))
+    except OSError:  # a path that cannot be accessed is refused when it is opened
+        return
+    if is_run:
         raise ConfigError(
             f"--data {data} is the folder of a run, not of data; give the file or the name of a "
             "dataset"
