@@ -8,6 +8,7 @@ text. Commands are parsed.
 
 from __future__ import annotations
 
+import codeop
 import importlib.util
 import json
 import re
@@ -172,6 +173,33 @@ def cells_of_notebook(folder: Path, blocks: list[Block]) -> list[tuple[str, str]
     return [
         (wanted.get(code, ""), code) for code in cells if code in wanted or code not in all_codes
     ]
+
+
+def check_can_be_typed(code: str) -> None:
+    """Checks each line as Python 3.11's plain prompt does: an empty line ends a compound statement.
+
+    A statement right below the body of a loop is a SyntaxError there, and the loop does not run.
+    """
+    typed: list[str] = []
+    for line in [*code.splitlines(), ""]:
+        typed.append(line)
+        if codeop.compile_command("\n".join(typed), symbol="single") is not None:
+            typed = []
+    assert not any(typed), typed
+
+
+@pytest.mark.parametrize("page", [*filter(has_blocks, PAGES)], ids=lambda page: page.stem)
+def test_python_can_be_pasted_into_the_plain_prompt(page: Path) -> None:
+    """Classes have empty lines between methods; they belong in a file or a notebook's cell."""
+    for block in blocks_of(page.read_text()):
+        if not re.search(r"^class ", block.code, re.MULTILINE):
+            check_can_be_typed(block.code)
+
+
+def test_a_statement_right_below_a_loop_cannot_be_typed() -> None:
+    check_can_be_typed("for i in range(2):\n    i\n\nprint(i)\n")
+    with pytest.raises(SyntaxError):
+        check_can_be_typed("for i in range(2):\n    i\nprint(i)\n")
 
 
 def test_python_is_run_on_the_pages_that_have_it() -> None:
