@@ -309,6 +309,7 @@ def preprocess(
     if not sources or out is None:
         missing = "SOURCE" if not sources else "--out FILE"
         raise click.UsageError(f"missing {missing}", click.get_current_context())
+    has_replaced = out.is_file()
     prepared = _prepare(sources, out, options, remarks)
     for line in prepared.description.lines():
         remarks.note(line)
@@ -317,7 +318,7 @@ def preprocess(
         remarks.note(note)
     from fedcli.cli.screen import preparation_tables
 
-    preparation_tables.show(prepared, as_json=as_json)
+    preparation_tables.show(prepared, has_replaced=has_replaced, as_json=as_json)
 
 
 def _refuse_named_datasets(sources: tuple[Path, ...]) -> None:

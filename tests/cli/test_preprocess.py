@@ -85,6 +85,10 @@ def test_summary_names_the_next_command(fedcli: Fedcli, write_tff: WriteTff) -> 
     ):
         assert words in done.out
     assert done.out.endswith("Next: fedcli train --data 'my store.h5'\n")
+    again = fedcli("preprocess", write_tff(), "--out", "my store.h5")
+    assert again.out.startswith(
+        "Wrote my store.h5 from tff-h5; the file that was there is replaced\n"
+    )
 
 
 def test_real_idx_folder(fedcli: Fedcli, shared_data: Path) -> None:

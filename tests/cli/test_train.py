@@ -143,6 +143,20 @@ def test_without_a_terminal_each_evaluation_is_a_line(fedcli: Fedcli) -> None:
     assert again[1].startswith("fedcli: round 6/6  train loss ")
 
 
+def test_a_resumed_run_without_rounds_left_says_how_to_train_more(fedcli: Fedcli) -> None:
+    fedcli("train", "--rounds", 1, "--out", "run")
+    done = fedcli("train", "--resume", "run")
+    (line,) = done.err.splitlines()
+    start, command = line.split("more, raise their number: fedcli ")
+    assert start == "fedcli: run run: nothing is left to train, all 1 rounds are done; to train "
+    assert fedcli(*command.split(), "-q").code == 0
+    assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
+    options = ("--stop-at", "accuracy=0.01", "--eval-every", 1, "--rounds", 4)
+    fedcli("train", *options, "--out", "short")
+    (line,) = fedcli("train", "--resume", "short").err.splitlines()
+    assert line == "fedcli: run short: ended early after round 1 of 4; nothing is left"
+
+
 def test_the_round_that_is_kept_is_told(fedcli: Fedcli) -> None:
     options = ("--rounds", 4, "--eval-every", 2, "--keep-best", "loss")
     done = fedcli("train", *options, "--out", "run")

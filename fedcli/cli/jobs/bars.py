@@ -198,11 +198,30 @@ def attend(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
 
 
 def first_line(training: Training) -> str:
-    """Returns the first line of a run's log: its folder, rounds, algorithm and data."""
+    """Returns the first line of a run's log: its folder, rounds, algorithm and data.
+
+    For a run without rounds left: how to train more.
+    """
     config = training.config
+    if training.is_finished:
+        return _nothing_left(training)
     begun = f"continues after round {training.round_num:,} of " if training.round_num else ""
     rounds = f"{begun}{training.num_rounds:,} {'rounds' if training.num_rounds > 1 else 'round'}"
     return f"run {training.path}: {rounds}, {config.algorithm} on {config.data}"
+
+
+def _nothing_left(training: Training) -> str:
+    done, rounds = training.round_num, training.num_rounds
+    if done < rounds:
+        return (
+            f"run {training.path}: ended early after round {done:,} of {rounds:,}; nothing is left"
+        )
+    more = "".join(f" {option} {text}" for option, text in training.code.items())
+    return (
+        f"run {training.path}: nothing is left to train, all {rounds:,} rounds are done; to train "
+        f"more, raise their number: fedcli train --resume {training.path}{more} --rounds "
+        f"{rounds + max(1, rounds // 2)}"
+    )
 
 
 def evaluation_line(

@@ -15,8 +15,11 @@ _KINDS = {"uint8": "grey levels, uint8", "float32": "float32"}
 _RGB = 3  # channels of colour images
 
 
-def show(prepared: Prepared, *, as_json: bool) -> None:
-    """Prints the summary of a store, and the next command."""
+def show(prepared: Prepared, *, has_replaced: bool, as_json: bool) -> None:
+    """Prints the summary of a store, and the next command.
+
+    `has_replaced` tells whether it has replaced an existing file.
+    """
     if as_json:
         from fedcli.cli.screen.output import print_json
 
@@ -25,7 +28,8 @@ def show(prepared: Prepared, *, as_json: bool) -> None:
     from fedcli.cli.screen.render import Screen
 
     screen = Screen()
-    screen.line(f"Wrote {prepared.path} from {prepared.format}")
+    replaced = "; the file that was there is replaced" if has_replaced else ""
+    screen.line(f"Wrote {prepared.path} from {prepared.format}{replaced}")
     screen.title("Splits")
     screen.table(
         ["split", "clients", "examples", "smallest", "median", "largest"],
