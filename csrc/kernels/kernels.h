@@ -250,8 +250,9 @@ typedef struct fed_gemm {
     size_t num_runs;
     const float *weights; /* panels of [taps][FED_PAD], panel_size apart */
     size_t panel_size;
-    size_t num_channels; /* of out, a multiple of FED_PAD */
-    const float *bias;   /* [num_channels] or NULL: zeros */
+    size_t
+        num_channels; /* of out; channels that pad a panel become 0, and so must their weights be */
+    const float *bias; /* [num_channels], padded with zeros to whole panels; or NULL: zeros */
     float least;
     float *out;
 } fed_gemm;
@@ -265,7 +266,7 @@ typedef struct fed_gemm_gradient {
     fed_run run;
     const float *gradient; /* panels of [num_pixels][FED_PAD], gradient_panel apart */
     size_t gradient_panel;
-    size_t num_channels; /* a multiple of FED_PAD */
+    size_t num_channels; /* gradients of channels that pad a panel must be 0 */
     float *target;       /* in-out: panels of [run.length][FED_PAD], panel_size apart */
     size_t panel_size;
 } fed_gemm_gradient;

@@ -227,7 +227,7 @@ static void forward_part(void *context, size_t part, int worker) {
             list_runs(conv->window_height, window_row(conv), conv->in.row_stride, MOST_RUN, w.runs),
         .weights = io->weights + channel / FED_PAD * p->panel_size,
         .panel_size = p->panel_size,
-        .num_channels = fed_smaller(c->piece, p->out_channels - channel),
+        .num_channels = fed_smaller(c->piece, conv->out_shape.channels - channel),
         .bias = io->bias != NULL ? io->bias + channel : NULL,
         .least = conv->least,
         .out = io->out + channel,
@@ -316,7 +316,7 @@ static void run_phase(const pass *c, const phase_pixels *of, const workspace *w)
             bordered->row_stride, MOST_RUN, w->runs),
         .weights = of->turned,
         .panel_size = p->turned_panel,
-        .num_channels = p->in_channels,
+        .num_channels = conv->in_shape.channels,
         .least = -HUGE_VALF,
         .out = of->in_gradient,
     };
@@ -373,7 +373,7 @@ static void weights_part(void *context, size_t part, int worker) {
         .in = io->in,
         .from = w.from,
         .gradient = w.panels,
-        .num_channels = fed_smaller(GRADIENT_CHANNELS, p->out_channels - channel),
+        .num_channels = fed_smaller(GRADIENT_CHANNELS, conv->out_shape.channels - channel),
         .panel_size = p->panel_size,
     };
     float *sums = piece == 0 && io->bias_gradient != NULL ? io->bias_gradient + channel : NULL;
@@ -386,8 +386,8 @@ static void weights_part(void *context, size_t part, int worker) {
                     w.from);
         list_pixels(&outputs, conv->out_shape.height, conv->out_shape.width, m, gemm.num_pixels,
                     w.to);
-        c->kernels->gemm_pack(io->out_gradient + channel, w.to, gemm.num_pixels, gemm.num_channels,
-                              w.panels, gemm.gradient_panel, sums);
+        c->kernels->gemm_pack(io->out_gradient + channel, w.to, gemm.num_pixels,
+                              fed_padded(gemm.num_channels), w.panels, gemm.gradient_panel, sums);
         gemm.target = first_target;
         for (size_t r = first_run; r < end_run; r++) {
             gemm.run = w.runs[r];
