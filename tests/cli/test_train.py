@@ -147,14 +147,14 @@ def test_a_resumed_run_without_rounds_left_says_how_to_train_more(fedcli: Fedcli
     fedcli("train", "--rounds", 1, "--out", "run")
     done = fedcli("train", "--resume", "run")
     (line,) = done.err.splitlines()
-    start, command = line.split("more, raise their number: fedcli ")
-    assert start == "fedcli: run run: nothing is left to train, all 1 rounds are done; to train "
+    start, command = line.split(", raise the number: fedcli ")
+    assert start == "fedcli: run run: nothing is left to train after round 1 of 1; to train more"
     assert fedcli(*command.split(), "-q").code == 0
     assert len(Path("run/metrics.jsonl").read_text().splitlines()) == 2
     options = ("--stop-at", "accuracy=0.01", "--eval-every", 1, "--rounds", 4)
     fedcli("train", *options, "--out", "short")
-    (line,) = fedcli("train", "--resume", "short").err.splitlines()
-    assert line == "fedcli: run short: ended early after round 1 of 4; nothing is left"
+    first, *_ = fedcli("train", "--resume", "short").err.splitlines()
+    assert first == "fedcli: run short: ended early after round 1 of 4; nothing is left to train"
 
 
 def test_the_round_that_is_kept_is_told(fedcli: Fedcli) -> None:

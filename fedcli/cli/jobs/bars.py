@@ -213,13 +213,12 @@ def first_line(training: Training) -> str:
 def _nothing_left(training: Training) -> str:
     done, rounds = training.round_num, training.num_rounds
     if done < rounds:
-        return (
-            f"run {training.path}: ended early after round {done:,} of {rounds:,}; nothing is left"
-        )
+        early = f"ended early after round {done:,} of {rounds:,}"
+        return f"run {training.path}: {early}; nothing is left to train"
     more = "".join(f" {option} {text}" for option, text in training.code.items())
     return (
-        f"run {training.path}: nothing is left to train, all {rounds:,} rounds are done; to train "
-        f"more, raise their number: fedcli train --resume {training.path}{more} --rounds "
+        f"run {training.path}: nothing is left to train after round {done:,} of {rounds:,}; to "
+        f"train more, raise the number: fedcli train --resume {training.path}{more} --rounds "
         f"{rounds + max(1, rounds // 2)}"
     )
 
