@@ -80,6 +80,8 @@ typedef struct fed_tiles_backward {
     size_t gradient_stride;
     float *inputs_gradient; /* out [num_rows][I], inputs_stride apart; NULL: not needed */
     size_t inputs_stride;
+    int ignores_zeros; /* 1: the gradient by an input of 0 is not needed, and may be 0. Then its
+                          products are left out, also those with infinity and NaN */
 } fed_tiles_backward;
 
 /* How a convolution's window moves over its input. Sizes other than `height` are in floats. `run`

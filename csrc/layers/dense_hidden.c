@@ -143,7 +143,8 @@ static void backward_inputs(const fed_batch_pass *pass, size_t first, size_t num
         .gradient = pass->out_gradient + stage->out.origin,
         .gradient_stride = stage->out.num_values,
         .inputs_gradient = pass->in_gradient != NULL ? pass->in_gradient + first : NULL,
-        .inputs_stride = stage->in.num_values};
+        .inputs_stride = stage->in.num_values,
+        .ignores_zeros = stage->ignores_zeros};
     pass->kernels->tiles_backward(&backward);
 }
 

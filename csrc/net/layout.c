@@ -125,6 +125,16 @@ static size_t moving_size(const fed_stage *stage) {
     return fed_kind_of(stage->layer)->has_moving ? 2 * stage->in.pixel_stride : 0;
 }
 
+/* 1 if the backward pass ignores the gradient by value v where that value is 0: relu does, and so
+ * does a max-pool or a dropout behind it. */
+static int ignores_zeros(const fed_net *net, size_t v) {
+    if (v <= net->num_input_stages) return 0;
+    const fed_stage *stage = &net->stages[v - 1];
+    if (stage->layer->activation == FED_RELU) return 1;
+    return stage->layer->activation == FED_LINEAR && fed_kind_of(stage->layer)->keeps_relu &&
+           ignores_zeros(net, stage->sources[0]);
+}
+
 static void lay_out_stages(fed_net *net) {
     size_t num_draws = 0;
     net->size = 0;
@@ -133,6 +143,7 @@ static void lay_out_stages(fed_net *net) {
         stage->in = net->values[stage->sources[0]].buffer;
         stage->in_2 = net->values[stage->sources[1]].buffer;
         stage->out = net->values[s + 1].buffer;
+        stage->ignores_zeros = ignores_zeros(net, stage->sources[0]);
         if (stage->ops->lay_out != NULL) stage->ops->lay_out(stage);
         stage->start = net->size;
         net->size += stage->packed_size;

@@ -337,6 +337,136 @@ static void test_tiles_forward_leaves_out_zeros(void) {
                 check_tiles_forward(inputs[i], outputs[o], rows[r]);
 }
 
+/* The tensors of a dense layer's backward pass, whose rows begin FIRST_INPUT values before its
+ * inputs. */
+enum { FIRST_INPUT = 16 };
+
+typedef struct tiles {
+    size_t num_inputs, num_outputs, num_rows;
+    guarded weights, target, inputs, gradient, inputs_gradient;
+    const float **rows;
+} tiles;
+
+static tiles tiles_new(size_t num_inputs, size_t num_outputs, size_t num_rows) {
+    const size_t width = FIRST_INPUT + num_inputs;
+    tiles t = {num_inputs,
+               num_outputs,
+               num_rows,
+               guarded_new(num_inputs * num_outputs, 1, 1),
+               guarded_new(num_inputs * num_outputs, 2, 1),
+               guarded_new(num_rows * width, 3, 1),
+               guarded_new(num_rows * (num_outputs + 1), 4, 1),
+               guarded_new(num_rows * (num_inputs + 1), 5, 1),
+               test_alloc(num_rows * sizeof(float *))};
+    make_zeros(t.inputs.values, num_rows, width);
+    for (size_t b = 0; b < num_rows; b++) t.rows[b] = t.inputs.values + (num_rows - 1 - b) * width;
+    return t;
+}
+
+static void tiles_free(tiles *t) {
+    free(t->rows);
+    guarded_free(&t->weights);
+    guarded_free(&t->target);
+    guarded_free(&t->inputs);
+    guarded_free(&t->gradient);
+    guarded_free(&t->inputs_gradient);
+}
+
+static void check_weights_gradient(const tiles *t, const float *before, const float *after) {
+    for (size_t i = 0; i < t->num_inputs; i++)
+        for (size_t o = 0; o < t->num_outputs; o++) {
+            const size_t at = i * t->num_outputs + o;
+            double sum = before == NULL ? 0 : before[at], magnitude = fabs(sum);
+            for (size_t b = 0; b < t->num_rows; b++) {
+                const double term = (double)t->rows[b][FIRST_INPUT + i] *
+                                    t->gradient.values[b * (t->num_outputs + 1) + o];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            CHECK_CLOSE(after[at], sum, (double)(t->num_rows + 2) * UNIT_ROUNDOFF * magnitude);
+        }
+}
+
+/* Where an input is 0, its gradient may be 0. */
+static void check_inputs_gradient(const tiles *t, const float *weights) {
+    for (size_t b = 0; b < t->num_rows; b++)
+        for (size_t i = 0; i < t->num_inputs; i++) {
+            const float got = t->inputs_gradient.values[b * (t->num_inputs + 1) + i];
+            if (t->rows[b][FIRST_INPUT + i] == 0 && got == 0) continue;
+            double sum = 0, magnitude = 0;
+            for (size_t o = 0; o < t->num_outputs; o++) {
+                const double term = (double)weights[i * t->num_outputs + o] *
+                                    t->gradient.values[b * (t->num_outputs + 1) + o];
+                sum += term;
+                magnitude += fabs(term);
+            }
+            CHECK_CLOSE(got, sum, (double)(t->num_outputs + 2) * UNIT_ROUNDOFF * magnitude);
+        }
+}
+
+static void run_tiles_backward(const tiles *t, float *target, int is_fresh) {
+    const fed_tiles_backward backward = {.weights = t->weights.values,
+                                         .target = target,
+                                         .is_fresh = is_fresh,
+                                         .num_inputs = t->num_inputs,
+                                         .num_outputs = t->num_outputs,
+                                         .num_rows = t->num_rows,
+                                         .rows = t->rows,
+                                         .first_input = FIRST_INPUT,
+                                         .gradient = t->gradient.values,
+                                         .gradient_stride = t->num_outputs + 1,
+                                         .inputs_gradient = t->inputs_gradient.values,
+                                         .inputs_stride = t->num_inputs + 1,
+                                         .ignores_zeros = 1};
+    fed_active_kernels()->tiles_backward(&backward);
+}
+
+/* The gradient by the weights is added to the weights themselves or to other values, or replaces
+ * these. */
+static void check_tiles_backward(size_t num_inputs, size_t num_outputs, size_t num_rows) {
+    enum { IN_PLACE, BESIDE, FRESH, NUM_TARGETS };
+    for (int kind = 0; kind < NUM_TARGETS; kind++) {
+        tiles t = tiles_new(num_inputs, num_outputs, num_rows);
+        tiles before = tiles_new(num_inputs, num_outputs, num_rows);
+        const guarded *target = kind == IN_PLACE ? &t.weights : &t.target;
+        const guarded *old = kind == IN_PLACE ? &before.weights : &before.target;
+        run_tiles_backward(&t, target->values, kind == FRESH);
+        check_weights_gradient(&t, kind == FRESH ? NULL : old->values, target->values);
+        check_inputs_gradient(&t, before.weights.values);
+        for (size_t b = 0; b < num_rows; b++) {
+            const size_t beside = b * (num_inputs + 1) + num_inputs;
+            CHECK(t.inputs_gradient.values[beside] == before.inputs_gradient.values[beside]);
+        }
+        tiles_free(&t);
+        tiles_free(&before);
+    }
+}
+
+static void test_tiles_backward_leaves_out_zeros(void) {
+    static const size_t inputs[] = {16, 32, 48};
+    static const size_t outputs[] = {16, 48, 208, 528};
+    static const size_t rows[] = {0, 1, 2, 10, 24, 32, 33};
+    for (size_t i = 0; i < LENGTH(inputs); i++)
+        for (size_t o = 0; o < LENGTH(outputs); o++)
+            for (size_t r = 0; r < LENGTH(rows); r++)
+                check_tiles_backward(inputs[i], outputs[o], rows[r]);
+}
+
+/* An input that is not 0 in more rows than a tile has, while all other inputs are 0. */
+static void test_tiles_backward_with_an_input_in_all_rows(void) {
+    enum { INPUTS = 32, OUTPUTS = 48, ROWS = 32 };
+    tiles t = tiles_new(INPUTS, OUTPUTS, ROWS), before = tiles_new(INPUTS, OUTPUTS, ROWS);
+    for (size_t b = 0; b < ROWS; b++)
+        for (size_t i = 0; i < INPUTS; i++)
+            t.inputs.values[b * (FIRST_INPUT + INPUTS) + FIRST_INPUT + i] =
+                i == 5 ? 1 + (float)b : 0;
+    run_tiles_backward(&t, t.weights.values, 0);
+    check_weights_gradient(&t, before.weights.values, t.weights.values);
+    check_inputs_gradient(&t, before.weights.values);
+    tiles_free(&t);
+    tiles_free(&before);
+}
+
 /* ---- Softmax cross-entropy ------------------------------------------------------------------- */
 
 /* One block: the logits, and the kernel's results. */
@@ -1349,6 +1479,8 @@ static const test_case TESTS[] = {
     TEST(test_dense_accumulate_equals_reference),
     TEST(test_dense_accumulate_leaves_out_zeros),
     TEST(test_tiles_forward_leaves_out_zeros),
+    TEST(test_tiles_backward_leaves_out_zeros),
+    TEST(test_tiles_backward_with_an_input_in_all_rows),
     TEST(test_zeros_left_out_change_no_byte),
     TEST(test_a_row_does_not_depend_on_the_zeros_of_other_rows),
     TEST(test_nan_among_zeros_is_not_left_out),
