@@ -112,6 +112,15 @@ typedef struct fed_lists {
     float *sums;        /* [channels]: sums of the gradients */
 } fed_lists;
 
+/* A window of a convolution, and those of FED_WINDOW_CHANNELS output channels whose gradients by
+ * the window's outputs are not 0. */
+enum { FED_WINDOW_CHANNELS = 64 };
+typedef struct fed_window_terms {
+    uint64_t channels; /* a bit for each channel */
+    int32_t offset;    /* of the window in the input */
+    uint32_t gradient; /* the index of the first channel's gradient */
+} fed_window_terms;
+
 /* A convolution's outputs and their gradient, as conv_taps_gradient needs them. */
 typedef struct fed_taps {
     fed_sweep sweep;

@@ -103,9 +103,20 @@ KERNEL(void, conv_list_row, const float *outputs /* or NULL */, const float *gra
 /* gradient += the sum over the list of each gradient times its window. */
 KERNEL(void, conv_list_gradient, const fed_sweep *sweep, const float *in, const fed_entry *entries,
        size_t num_entries, float *gradient /* in-out [height, run] */)
-/* Adds to each window of the list its gradient times the channel's weights. */
-KERNEL(void, conv_list_inputs, const fed_sweep *sweep, const float *weights /* [height, run] */,
-       const fed_entry *entries, size_t num_entries, float *in_gradient /* in-out */)
+/* Finds the terms of the windows of a row of cells, for num_channels <= FED_WINDOW_CHANNELS
+ * channels, a multiple of FED_PAD: one window for each cell or, if offsets are given, the four that
+ * are pooled. `at` has the first window of the row. Cells are left out as in conv_list_row. */
+KERNEL(void, conv_find_terms, const float *outputs /* or NULL */, const float *gradient,
+       const int32_t *offsets, const fed_offsets *at, size_t num_cells, size_t cell_step,
+       size_t num_channels, fed_window_terms *terms /* out: channels and offset */)
+/* Orders the windows by their number of channels, because the end of a short loop of varying length
+ * is often predicted wrongly. Returns the number of windows with any. */
+KERNEL(size_t, conv_order_terms, const fed_window_terms *terms, size_t num_windows,
+       fed_window_terms *ordered /* out [num_windows] */)
+/* Adds to each window the sum over its channels of the gradient times the channel's weights. */
+KERNEL(void, conv_window_inputs, const fed_sweep *sweep,
+       const float *weights /* [FED_WINDOW_CHANNELS][height, run] */, const fed_window_terms *terms,
+       size_t num_windows, const float *gradient, float *in_gradient /* in-out */)
 /* Zeroes each gradient whose output is not above 0; then sums += the row's gradients. */
 KERNEL(void, conv_mask_row, const float *outputs /* or NULL */, float *gradient /* in-out */,
        size_t num_cells, size_t num_channels, float *sums /* in-out */)

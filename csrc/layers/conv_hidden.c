@@ -29,6 +29,11 @@ static size_t strip_rows(const fed_conv *conv) {
     return fed_pieces(conv->num_rows, fed_pieces(conv->num_rows, most));
 }
 
+/* Windows in a strip. */
+static size_t strip_windows(const fed_conv *conv) {
+    return strip_rows(conv) * conv->num_cells * (conv->is_pooled ? 4 : 1);
+}
+
 static size_t list_capacity(const fed_conv *conv) { return strip_rows(conv) * conv->num_cells + 1; }
 
 static void init(fed_conv *conv, const fed_stage *stage) { fed_conv_init(conv, stage, &stage->in); }
@@ -89,7 +94,8 @@ static void lay_out(fed_stage *stage) {
     }
     const size_t lists = conv.out_channels * (list_capacity(&conv) * sizeof(fed_entry) +
                                               sizeof(uint32_t) + sizeof(float));
-    stage->scratch_bytes = fed_larger(floats * sizeof(float), lists);
+    const size_t windows = 2 * strip_windows(&conv) * sizeof(fed_window_terms);
+    stage->scratch_bytes = fed_larger(floats * sizeof(float), lists + windows);
 }
 
 static void pack(const fed_stage *stage, const float *flat, float *packed) {
@@ -218,11 +224,52 @@ static void add_kernel_gradient(const fed_pass *pass, const fed_conv *conv,
                                           pass->gradient + o * conv->num_taps);
 }
 
-static void add_in_gradient(const fed_pass *pass, const fed_conv *conv, const fed_lists *lists) {
-    for (size_t o = 0; o < pass->stage->layer->out.channels; o++)
-        pass->kernels->conv_list_inputs(&conv->sweep, pass->params + o * conv->num_taps,
-                                        lists->entries + o * lists->capacity, lists->counts[o],
-                                        pass->in_gradient + conv->start);
+/* ---- The gradient by the inputs -------------------------------------------------------------- */
+
+/* The windows of a strip, for a group of output channels. */
+typedef struct group {
+    size_t first_channel, num_channels;
+    fed_window_terms *terms, *ordered; /* [windows of a strip] */
+} group;
+
+/* Finds the terms of rows first..first+num-1; returns their number. */
+static size_t find_terms(const fed_pass *pass, const fed_conv *conv, const float *outputs,
+                         size_t first, size_t num, const group *g) {
+    const fed_buffer *out = &pass->stage->out;
+    const size_t scale = conv->is_pooled ? 2 : 1, windows = scale * scale;
+    const size_t row_size = conv->num_cells * conv->out_channels;
+    const size_t padded = fed_padded(g->num_channels);
+    const uint64_t all = UINT64_MAX >> (FED_WINDOW_CHANNELS - g->num_channels);
+    const int32_t *offsets = conv->is_pooled ? pass->saved : NULL;
+    fed_window_terms *terms = g->terms;
+    for (size_t y = first; y < first + num; y++) {
+        const size_t row = out->origin + y * out->row_stride + g->first_channel;
+        const fed_offsets at = {.first = (int32_t)(scale * y * conv->step_y),
+                                .step_x = (int32_t)conv->sweep.step,
+                                .step_y = (int32_t)conv->step_y};
+        pass->kernels->conv_find_terms(
+            outputs == NULL ? NULL : outputs + row, pass->out_gradient + row,
+            offsets == NULL ? NULL : offsets + y * row_size + g->first_channel, &at,
+            conv->num_cells, conv->out_channels, padded, terms);
+        for (size_t w = 0; w < conv->num_cells * windows; w++, terms++) {
+            terms->channels &= all;
+            terms->gradient = (uint32_t)(row + w / windows * conv->out_channels);
+        }
+    }
+    return (size_t)(terms - g->terms);
+}
+
+static void add_in_gradient(const fed_pass *pass, const fed_conv *conv, const float *outputs,
+                            size_t first, size_t num, group g) {
+    const size_t num_channels = pass->stage->layer->out.channels;
+    for (g.first_channel = 0; g.first_channel < num_channels; g.first_channel += g.num_channels) {
+        g.num_channels = fed_smaller(num_channels - g.first_channel, FED_WINDOW_CHANNELS);
+        size_t num_windows = find_terms(pass, conv, outputs, first, num, &g);
+        num_windows = pass->kernels->conv_order_terms(g.terms, num_windows, g.ordered);
+        pass->kernels->conv_window_inputs(
+            &conv->sweep, pass->params + g.first_channel * conv->num_taps, g.ordered, num_windows,
+            pass->out_gradient, pass->in_gradient + conv->start);
+    }
 }
 
 static void backward(const fed_pass *pass) {
@@ -234,15 +281,17 @@ static void backward(const fed_pass *pass) {
     fed_lists lists = {.capacity = list_capacity(&conv), .entries = pass->scratch};
     lists.counts = (uint32_t *)(lists.entries + conv.out_channels * lists.capacity);
     lists.sums = (float *)(lists.counts + conv.out_channels);
+    group windows = {.terms = (fed_window_terms *)(lists.sums + conv.out_channels)};
+    windows.ordered = windows.terms + strip_windows(&conv);
     memset(lists.sums, 0, conv.out_channels * sizeof(*lists.sums));
     if (is_listed) memset(pass->in_gradient, 0, conv.in.num_values * sizeof(*pass->in_gradient));
     const float *outputs = fed_conv_undo_activation(pass);
     const size_t num_rows = strip_rows(&conv);
     for (size_t y = 0; y < conv.num_rows; y += num_rows) {
-        const size_t left = conv.num_rows - y;
-        list_strip(pass, &conv, outputs, y, left < num_rows ? left : num_rows, &lists);
+        const size_t num = fed_smaller(conv.num_rows - y, num_rows);
+        list_strip(pass, &conv, outputs, y, num, &lists);
         add_kernel_gradient(pass, &conv, &lists);
-        if (is_listed) add_in_gradient(pass, &conv, &lists);
+        if (is_listed) add_in_gradient(pass, &conv, outputs, y, num, windows);
     }
     float *bias = pass->gradient + kernel_size(pass->stage, &conv);
     if (layer->has_bias)
