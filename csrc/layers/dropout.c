@@ -9,7 +9,7 @@
 
 #include <math.h>
 
-enum { NUM_STEPS = 65536, DRAWN_VALUES = 4 };
+enum { NUM_STEPS = 65536, DRAWN_VALUES = 4, DRAWN_HALVES = 2048 };
 
 size_t fed_dropout_draws(const fed_layer *layer) {
     return (fed_shape_size(&layer->in) + DRAWN_VALUES - 1) / DRAWN_VALUES;
@@ -25,13 +25,23 @@ static uint32_t threshold_of(const fed_layer *layer) {
     return threshold < NUM_STEPS ? (uint32_t)threshold : NUM_STEPS - 1;
 }
 
+static void put_bits(uint32_t drawn, uint16_t *bits) {
+    bits[0] = (uint16_t)drawn;
+    bits[1] = (uint16_t)(drawn >> 16);
+}
+
+/* Makes `count` draws. After the first one the stream is at the beginning of a draw, and the next
+ * halves of draws are made many at a time. */
 static void draw_bits(fed_rng *rng, size_t count, uint16_t *bits) {
-    for (size_t d = 0; d < count; d++, bits += DRAWN_VALUES) {
-        const uint64_t drawn = fed_rng_u64(rng);
-        bits[0] = (uint16_t)drawn;
-        bits[1] = (uint16_t)(drawn >> 16);
-        bits[2] = (uint16_t)(drawn >> 32);
-        bits[3] = (uint16_t)(drawn >> 48);
+    uint32_t halves[DRAWN_HALVES];
+    const uint64_t first = fed_rng_u64(rng);
+    put_bits((uint32_t)first, bits);
+    put_bits((uint32_t)(first >> 32), bits + 2);
+    bits += DRAWN_VALUES;
+    for (size_t left = 2 * (count - 1), num; left > 0; left -= num, bits += 2 * num) {
+        num = fed_smaller(left, DRAWN_HALVES);
+        fed_rng_fill_u32(rng, halves, num);
+        for (size_t h = 0; h < num; h++) put_bits(halves[h], bits + 2 * h);
     }
 }
 
