@@ -344,11 +344,17 @@ def path_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def not_a_text(label: str, value: object) -> str:
-    """Returns the message about an object in place of a name; of a user's part it asks the file."""
+def not_a_text(label: str, value: object, wanted: str = "a name or a path") -> str:
+    """Returns the message about a value that is no text. For a user's class it asks for its file.
+
+    Args:
+        label: What messages call the value.
+        value: The value.
+        wanted: What to give in place of a number, a list or another value of Python's own types.
+    """
     kind = value if callable(value) else type(value)
     if kind is not value and kind.__module__ == "builtins":
-        return f"{label} {shown(value)}: give a name or a path"
+        return f"{label} {shown(value)}: give {wanted}"
     name = getattr(kind, "__name__", "")
     name = name if name.isidentifier() else "NAME"
     itself = f"; learning.build_own({name}, model, client_optimizer) takes the class itself"

@@ -214,7 +214,7 @@ def _check_metrics(label: str, value: object) -> tuple[str, ...]:
     parts = [path_text(each) for each in listed]
     for each in parts:
         if not isinstance(each, str):
-            raise ConfigError(not_a_text(label, each).replace("a name or a path", "names, or all"))
+            raise ConfigError(not_a_text(label, each, "names, or all"))
     names = {str(each).strip() for each in parts}
     if names == {"all"}:
         return tuple(tables.METRICS)
