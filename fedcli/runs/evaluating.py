@@ -139,7 +139,8 @@ def evaluate_run(
     given = _data_fields(data if memory is None else str(memory), of_data)
     given.update(batch_size=batch_size, epochs=epochs)
     overrides = {name: value for name, value in given.items() if value is not None}
-    refuse_as_data(overrides.get("data", ""))
+    if "data" in overrides:
+        refuse_as_data(overrides["data"])
     with load_trained(Path(path), threads, model, best=best) as trained:
         trained, overrides = _with_data(trained, overrides, memory)
         if outputs.has_predictions or fine_tuning is not None:

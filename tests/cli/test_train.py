@@ -471,6 +471,11 @@ def test_test_data_with_the_examples_of_the_data_are_noted(
     )
 
 
+def test_a_dataset_is_not_taken_for_the_run_of_its_name(fedcli: Fedcli) -> None:
+    fedcli("train", "--rounds", 1, "--out", "synthetic-digits")
+    assert fedcli("eval", "synthetic-digits", "--data", "synthetic-digits").code == 0
+
+
 def test_a_run_in_place_of_data_is_refused(fedcli: Fedcli) -> None:
     fedcli("train", "--rounds", 1, "--out", "run")
     for arguments in (("eval", "run"), ("train", "--out", "new"), ("inspect-clients",)):

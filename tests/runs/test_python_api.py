@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -168,7 +167,7 @@ def test_an_interrupt_says_what_is_saved_and_how_to_continue(
 
     def interrupt(result: RoundResult) -> None:
         if result.round_num == 2:
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
         fedcli.train(EVALUATED, path, callbacks=[interrupt])

@@ -44,6 +44,7 @@ from fedcli.runs.files.lines import (
     parse_together,
 )
 from fedcli.runs.stopping import Best
+from fedcli.settings import tables
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -499,9 +500,9 @@ def looks_like_run(path: Path) -> bool:
 
 
 def refuse_as_data(data: str) -> None:
-    """Raises ConfigError if the name of data is the folder of a run."""
+    """Raises ConfigError if data are named by the folder of a run. Names of datasets go first."""
     try:
-        is_run = looks_like_run(Path(data))
+        is_run = data not in tables.DATASETS and looks_like_run(Path(data))
     except OSError:  # a path that cannot be accessed is refused when it is opened
         return
     if is_run:
