@@ -208,7 +208,7 @@ def test_population_view(fedcli: Fedcli, write_store: WriteStore) -> None:
         "over clients             min    mean   median     p90     max\n"
         "-------------------------------------------------------------\n"
         "TV of labels           0.175   0.233    0.233   0.280   0.292\n"
-        "  its floor            0.244   0.281    0.281   0.311   0.319\n"
+        "  at random            0.244   0.281    0.281   0.311   0.319\n"
         "Jensen-Shannon, bits   0.029   0.067    0.067   0.097   0.104\n"
         "effective classes       1.89    2.24     2.24    2.52    2.59\n"
         "classes held             2.0     2.5      2.5     2.9     3.0\n"
@@ -216,9 +216,9 @@ def test_population_view(fedcli: Fedcli, write_store: WriteStore) -> None:
         f"mean ink               {ink[0]:.3f}   {ink[1]:.3f}    {ink[2]:.3f}   {ink[3]:.3f}"
         f"   {ink[4]:.3f}\n"
         "Sizes: mean 4.0, std 1.0 (0.250 of the mean), skewness 0.00, Gini 0.125\n"
-        "Labels differ less than at random: mean TV is 0.83 times its floor.\n"
+        "Labels differ less than at random: mean TV is 0.83 times that at random.\n"
         "TV: total variation distance of a client's labels from all labels, 0 to 1.\n"
-        "Floor: mean TV of the same number of examples, drawn at random from all clients.\n"
+        "At random: mean TV of as many examples, drawn at random from all clients.\n"
         "Effective classes: exp of the entropy; n if n classes are equally frequent.\n"
         "\n"
         "Clients by number of examples (train)\n"
@@ -232,10 +232,10 @@ def test_population_view(fedcli: Fedcli, write_store: WriteStore) -> None:
         f"cow {'█' * 8}▌                          1\n"
         "\n"
         "Clients (train)\n"
-        "client  examples     TV  floor     JS  effective  cat  dog  cow\n"
-        "---------------------------------------------------------------\n"
-        "a              3  0.292  0.319  0.104       1.89    2    1    0\n"
-        "b              5  0.175  0.244  0.029       2.59    1    3    1\n"
+        "client  examples     TV  random     JS  effective  cat  dog  cow\n"
+        "----------------------------------------------------------------\n"
+        "a              3  0.292   0.319  0.104       1.89    2    1    0\n"
+        "b              5  0.175   0.244  0.029       2.59    1    3    1\n"
     )
 
 
@@ -278,7 +278,7 @@ def test_eighty_columns_hold_the_labels_of_ten_classes(
     screen.console = Console(file=output, width=80, force_terminal=True, color_system=None)
     client_tables.show_population(screen, populations, client_tables.View(3, "tv", None, False))
     lines = lines_under(output.getvalue(), "Clients (train), greatest TV first")
-    assert lines[0].split() == [*("client", "examples", "TV", "floor"), *"0123456789"]
+    assert lines[0].split() == [*("client", "examples", "TV", "random"), *"0123456789"]
     assert max(map(len, output.getvalue().splitlines()[1:])) <= 80  # line 0 has a path, kept whole
 
 
@@ -369,7 +369,7 @@ def test_few_clients_stand_side_by_side(fedcli: Fedcli, write_tff: WriteTff) -> 
     assert panels[0].split("  ")[0] == "a: 5 examples"
     assert panels[0].endswith("c: 7 examples")
     assert panels[1].split() == [
-        *("TV", "0.167,", "floor", "0.438", "TV", "0.119,", "floor", "0.365")
+        *("TV", "0.167,", "random", "0.438", "TV", "0.119,", "random", "0.365")
     ]
     assert panels[2].split() == ["0", "█" * 20, "1", "0", "█" * 20, "1"]
     assert panels[8].split() == ["6", "0", "6", "█" * 20, "1"]
@@ -422,7 +422,7 @@ def test_one_client_with_its_examples_and_mean_images(fedcli: Fedcli, write_tff:
     out = fedcli("inspect-clients", "--data", data, "--show", "a", "--examples", 2).out
     lines = out.splitlines()
     assert lines[0] == "a: 5 examples (train)"
-    assert lines[1] == "TV 0.091 (floor 0.390), JS 0.047 bits, 5 classes, 5.00 effective"
+    assert lines[1] == "TV 0.091 (at random 0.390), JS 0.047 bits, 5 classes, 5.00 effective"
     assert lines[2].split("  ")[-1].strip() == "expected from all 2 clients"
     assert lines[3].split()[0::3] == ["0", "0"]
     assert lines_under(out, "First 2 examples")[:4] == ["0  1", "█  █", "█  █", "█  █"]
@@ -554,7 +554,7 @@ def test_sixty_two_classes_have_their_names(fedcli: Fedcli, write_store: WriteSt
     out = fedcli("inspect-clients", "--data", data).out
     table = lines_under(out, "Clients (train)")
     assert table[0].split() == [
-        *("client", "examples", "TV", "floor", "JS", "effective", "held", "commonest")
+        *("client", "examples", "TV", "random", "JS", "effective", "held", "commonest")
     ]
     assert table[2].split()[-2:] == ["2", "A"]
     assert table[3].split()[-2:] == ["1", "a"]
@@ -765,8 +765,8 @@ def test_the_view_says_how_examples_were_dealt(
 @pytest.mark.parametrize(
     ("labels", "verdict"),
     [
-        ({"a": [0] * 8, "b": [1] * 8}, "more than at random: mean TV is 3.7 times its floor."),
-        ({"a": [0, 1] * 4, "b": [0, 1] * 4}, "less than at random: mean TV is 0 times its floor."),
+        ({"a": [0] * 8, "b": [1] * 8}, "more than at random: mean TV is 3.7 times that "),
+        ({"a": [0, 1] * 4, "b": [0, 1] * 4}, "less than at random: mean TV is 0 times that "),
         ({"a": [0, 1, 1, 1], "b": [0, 0, 0, 1]}, "more than at random"),
         ({"a": [0] * 5 + [1] * 3, "b": [0] * 3 + [1] * 5}, "as much as at random"),
     ],

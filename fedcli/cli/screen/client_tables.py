@@ -38,10 +38,10 @@ _TABLE_GAP = 2
 
 _LEGEND = (
     "TV: total variation distance of a client's labels from all labels, 0 to 1.",
-    "Floor: mean TV of the same number of examples, drawn at random from all clients.",
+    "At random: mean TV of as many examples, drawn at random from all clients.",
     "Effective classes: exp of the entropy; n if n classes are equally frequent.",
 )
-_ALIKE = 0.1  # the mean TV of random labels may differ from its floor by this share
+_ALIKE = 0.1  # the mean TV of random labels may differ from that at random by this share
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _show_skew(screen: Screen, population: Population) -> None:
     is_grey = len(population.data.pixel_shape) < 3 or population.data.pixel_shape[2] == 1
     figures = [
         ("TV of labels", skew.tv, 3),
-        ("  its floor", skew.tv_floor, 3),
+        ("  at random", skew.tv_floor, 3),
         ("Jensen-Shannon, bits", skew.js, 3),
         ("effective classes", skew.effective_classes, 2),
         ("classes held", skew.num_present.astype(np.float64), 1),
@@ -179,13 +179,13 @@ def _show_skew(screen: Screen, population: Population) -> None:
 
 
 def _verdict(skew: LabelSkew) -> str:
-    """One sentence that compares the mean TV with its floor."""
+    """One sentence that compares the mean TV with that of random draws."""
     tv, floor = float(np.nanmean(skew.tv)), float(np.nanmean(skew.tv_floor))
     if not floor:
         return "All examples have the same label."
     ratio = tv / floor
     how = "as much as" if abs(ratio - 1) <= _ALIKE else "less than" if ratio < 1 else "more than"
-    return f"Labels differ {how} at random: mean TV is {ratio:.2g} times its floor."
+    return f"Labels differ {how} at random: mean TV is {ratio:.2g} times that at random."
 
 
 def _columns(spread: Spread) -> tuple[float, ...]:
@@ -215,10 +215,10 @@ def _table_columns(data: ClientData, sort: str) -> list[tuple[str, ...]]:
     Each set contains the column by which the clients are sorted.
     """
     start = ("client", "examples")
-    all_figures = ("TV", "floor", "JS", "effective")
-    fewer = ("JS", "effective") if sort == "js" else ("TV", "floor", "effective")
+    all_figures = ("TV", "random", "JS", "effective")
+    fewer = ("JS", "effective") if sort == "js" else ("TV", "random", "effective")
     end = ("held", "commonest")
-    last = {"js": ("JS",), "classes": ("effective", "held")}.get(sort, ("TV", "floor"))
+    last = {"js": ("JS",), "classes": ("effective", "held")}.get(sort, ("TV", "random"))
     choices = [(*start, *all_figures, *end), (*start, *fewer, *end), (*start, *last)]
     if data.num_classes <= MAX_LABEL_COLUMNS:
         with_labels = [(*start, *some, "labels") for some in (all_figures, fewer, last)]
@@ -245,7 +245,7 @@ def _cells(data: ClientData, counts: SplitCounts, row: int, column: str) -> list
         return [f"{(counts.sizes if column == 'examples' else skew.num_present)[row]:,}"]
     if column == "effective":
         return [_ratio(skew.effective_classes[row], 2)]
-    return [_ratio({"TV": skew.tv, "floor": skew.tv_floor, "JS": skew.js}[column][row])]
+    return [_ratio({"TV": skew.tv, "random": skew.tv_floor, "JS": skew.js}[column][row])]
 
 
 def _order_note(sort: str) -> str:
@@ -275,7 +275,7 @@ def _panels(
     skew, panels = counts.skew, []
     for row, (client, bars, examples) in enumerate(zip(clients, charts, shown, strict=True)):
         title = f"{client.client_id}: {plural(len(client), 'example')}"
-        figures = f"TV {_ratio(skew.tv[row])}, floor {_ratio(skew.tv_floor[row])}"
+        figures = f"TV {_ratio(skew.tv[row])}, random {_ratio(skew.tv_floor[row])}"
         lines = [screen.text(title, style="bold"), screen.text(figures, style="dim")]
         lines += screen.bar_lines(bars, PANEL_WIDTH, _greatest(charts))
         factor = screen.shrink_factor(1, examples.shape[2], MAX_PANEL_PICTURE)
@@ -292,7 +292,7 @@ def _show_heading(screen: Screen, counts: SplitCounts, row: int) -> None:
     screen.line(whose, style="bold")
     if size:
         screen.line(
-            f"TV {_ratio(skew.tv[row])} (floor {_ratio(skew.tv_floor[row])}), "
+            f"TV {_ratio(skew.tv[row])} (at random {_ratio(skew.tv_floor[row])}), "
             f"JS {_ratio(skew.js[row])} bits, {plural(skew.num_present[row], 'class')}, "
             f"{_ratio(skew.effective_classes[row], 2)} effective"
         )
