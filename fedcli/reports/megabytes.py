@@ -53,4 +53,4 @@ def along(axis: str) -> Callable[[RunRecord, Series], Points]:
 
 def text(num_bytes: int) -> str:
     """Returns a number of bytes as text in megabytes of 10^6 bytes."""
-    return f"{num_bytes / 1e6:,.4g} MB" if num_bytes < 1e8 else f"{num_bytes / 1e6:,.0f} MB"
+    return f"{num_bytes / 1e6:#,.4g} MB" if num_bytes < 1e8 else f"{num_bytes / 1e6:,.0f} MB"

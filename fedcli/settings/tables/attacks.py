@@ -124,7 +124,7 @@ ATTACKS = table(
         "gaussian",
         "The attackers send noise with the norm of their own update: N(0, (std * norm)^2 / P) in "
         "each of P coordinates.",
-        "this program",
+        "fedcli",
         (Option("std", 1.0, "Factor of the norm.", 0.0, MAX_FLOAT), *_WHEN),
         _check_when,
         requirement="an attacker's own update, of which it keeps the norm",
@@ -134,7 +134,7 @@ ATTACKS = table(
     AttackEntry(
         "zero",
         "The attackers send zeros, as if they had not trained.",
-        "this program",
+        "fedcli",
         _WHEN,
         _check_when,
         requirement="nothing",
@@ -144,7 +144,7 @@ ATTACKS = table(
     AttackEntry(
         "nan",
         "The attackers send NaN. The server drops such updates before any aggregator.",
-        "this program",
+        "fedcli",
         _WHEN,
         _check_when,
         requirement="nothing",
@@ -329,7 +329,7 @@ ATTACKS = table(
         "A backdoor without trigger: rare images of the class source replace a share of the "
         "attackers' examples and are labelled as the target. Rare images are those farthest from "
         "the class's mean image, or those of another dataset.",
-        "Wang et al. 2020, arXiv 2007.05084; rarity by distance of pixels: this program",
+        "Wang et al. 2020, arXiv 2007.05084; rarity by distance of pixels: fedcli",
         (
             Option("source", 7, "Class of the rare images.", 0, MAX_CLASSES - 1),
             Option(

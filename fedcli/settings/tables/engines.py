@@ -8,11 +8,11 @@ from fedcli.settings.vocabulary import MAX_THREADS
 THREADS, RAY = "threads", "ray"
 
 ENGINES = table(
-    Entry(THREADS, "Threads of this process.", "this program", example="fedcli train --threads 4"),
+    Entry(THREADS, "Threads of this process.", "fedcli", example="fedcli train --threads 4"),
     Entry(
         RAY,
         "Workers of a Ray cluster, with the same results as threads; for large models and cohorts.",
-        "this program; Moritz et al. 2018, arXiv 1712.05889",
+        "fedcli; Moritz et al. 2018, arXiv 1712.05889",
         (
             Option(
                 "address",

@@ -142,7 +142,7 @@ CHANGES = table(
     Entry(
         "feature-inversion",
         "Replaces each pixel x by 1 - x at some clients, by default at every second one.",
-        "this program; the pixels of TFF's EMNIST against those of MNIST",
+        "fedcli; the pixels of TFF's EMNIST against those of MNIST",
         (Option("share", 0.5, "Share of the clients, spread evenly.", 0.0, 1.0),),
     ),
     Entry(

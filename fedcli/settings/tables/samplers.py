@@ -24,7 +24,7 @@ SAMPLERS = table(
     Entry(
         "with-replacement",
         "N clients with replacement: a client may take part twice in a round.",
-        "this program; TFF simulation/sampling_utils.py with replace=True",
+        "fedcli; TFF simulation/sampling_utils.py with replace=True",
     ),
     Entry(
         "poisson",
