@@ -235,7 +235,7 @@ def parameters_of(function: Callable[..., Any]) -> list[str]:
 def refuse_unknown(
     function: str, given: Collection[str], known: Collection[str], noun: str = "argument"
 ) -> None:
-    """Raises TypeError for an unknown argument. The message says which name fedcli uses, if known.
+    """Raises TypeError for unknown arguments. The message says which names fedcli uses, if known.
 
     Args:
         function: The function or class.
@@ -243,7 +243,8 @@ def refuse_unknown(
         known: Names of the arguments that the function has.
         noun: What messages call an argument.
     """
-    for name in given:
-        if name not in known:
-            hint = load("fedcli.settings.tables.peer_names:about_argument")(name, known)
-            raise TypeError(f"{function} has no {noun} {name!r}{hint}") from None
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        about = load("fedcli.settings.tables.peer_names:about_argument")
+        each = "; no ".join(f"{noun} {name!r}{about(name, known)}" for name in unknown)
+        raise TypeError(f"{function} has no {each}") from None

@@ -21,9 +21,17 @@ from fedcli.datasets.client_data import ClientData
 from fedcli.lazy import ExplainsNames
 from fedcli.learning.named_builders import AlgorithmParts
 from fedcli.models.layers.contract import KINDS
+from fedcli.models.own.loading import PythonModel
 from fedcli.settings import tables
 from fedcli.settings.run_config import OPTIONS
-from fedcli.settings.tables.peer_names import ARGUMENTS, KERAS, NAMES, OF_MODELS
+from fedcli.settings.tables.peer_names import (
+    ARGUMENTS,
+    KERAS,
+    NAMES,
+    OF_DATA,
+    OF_MODELS,
+    OF_OBJECTS,
+)
 
 PAGE = Path(fedcli.__file__).parent / "manual" / "coming-from.md"
 PLACES: dict[str, Any] = {
@@ -32,7 +40,17 @@ PLACES: dict[str, Any] = {
     **{"own_models": own_models, "data": ClientData, "process": learning.LearningProcess},
 }
 # Entries of the left column of the page that are commands or the user's own names.
-NOT_NAMES = {"run", "MnistModel", "model_fn", "summary", "start", "Dense", "type_signature", "flwr"}
+NOT_NAMES = {
+    "run",
+    "example",
+    "MnistModel",
+    "model_fn",
+    "summary",
+    "start",
+    "Dense",
+    "type_signature",
+    "flwr",
+}
 
 
 def _rows() -> Iterator[tuple[str, str]]:
@@ -61,6 +79,9 @@ def test_the_page_says_what_the_errors_say() -> None:
     checked = 0
     for theirs, ours in _rows():
         for name in _names(theirs):
+            if name in OF_DATA:
+                assert OF_DATA[name].code in ours
+                continue
             if name not in NAMES:
                 is_same = re.search(rf"\b{name}\b", ours) or "the same" in ours
                 assert is_same or name in NOT_NAMES or name in ARGUMENTS, (name, theirs)
@@ -130,16 +151,12 @@ def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
         (
             "fedcli.simulation.datasets.emnist.load_data()",
             AttributeError,
-            "module 'fedcli' has no attribute 'simulation'; in place of TFF's, write "
-            'datasets.load("emnist-digits") (a sampling function is '
-            'fedcli.RunConfig(sampling="tff", clients=10), and ClientData is datasets.ClientData)',
+            f"module 'fedcli' has no attribute 'simulation'; {NAMES['simulation']}",
         ),
         (
             "from fedcli import simulation",
             ImportError,
-            "module 'fedcli' has no attribute 'simulation'; in place of TFF's, write "
-            'datasets.load("emnist-digits") (a sampling function is '
-            'fedcli.RunConfig(sampling="tff", clients=10), and ClientData is datasets.ClientData)',
+            f"module 'fedcli' has no attribute 'simulation'; {NAMES['simulation']}",
         ),
         (
             "from fedcli.layers import MaxPooling2D",
@@ -199,8 +216,51 @@ def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
         (
             "client.take(40)",
             AttributeError,
-            "a ClientDataset has no attribute 'take'; in place of TFF's, write "
-            ".preprocess(max_examples=40)",
+            "a ClientDataset has no attribute 'take'; in place of TFF's, write list(dataset)[:40]",
+        ),
+        (
+            "client.preprocess().take(2)",
+            AttributeError,
+            "a BatchedDataset has no attribute 'take'; in place of TFF's, write list(batches)[:2] "
+            "(these are batches; .preprocess(max_examples=40) ends after 40 examples)",
+        ),
+        (
+            "data.datasets()",
+            AttributeError,
+            "a SyntheticSplit has no attribute 'datasets'; in place of TFF's, write "
+            "[data.client(c) for c in data.client_ids]",
+        ),
+        (
+            "learning.build_fed_eval('mlp-2nn').initialize().model",
+            AttributeError,
+            "a ServerState has no attribute 'model'; in place of TFF's, write "
+            "process.get_model_weights(state) (state.global_model_weights is one array)",
+        ),
+        (
+            "fedcli.metrics.SparseCategoricalAccuracy()",
+            AttributeError,
+            "module 'fedcli.metrics' has no attribute 'SparseCategoricalAccuracy'; leave it out: "
+            "loss, accuracy and counts are always computed; further metrics: see fedcli help "
+            "metrics",
+        ),
+        (
+            "from fedcli.models import BatchOutput",
+            ImportError,
+            "module 'fedcli.models' has no attribute 'BatchOutput'; in place of TFF's, write "
+            "own_models.BatchOutput (see fedcli help models)",
+        ),
+        (
+            "learning.build_weighted_fed_avg('FILE.py:NAME', optimizers.sgd(0.1))",
+            fedcli.FedcliError,
+            "unknown model 'FILE.py:NAME'; import the class of the file and give it as the model, "
+            "or call fedcli.train with RunConfig(model='FILE.py:NAME')",
+        ),
+        (
+            "learning.build_weighted_fed_avg(model_fn=1, client_optimizer_fn=2, speed=3)",
+            TypeError,
+            "build_weighted_fed_avg has no argument 'model_fn'; write model=; no argument "
+            "'client_optimizer_fn'; write client_optimizer=; no argument 'speed'; it takes model, "
+            "client_optimizer, server_optimizer, metrics_aggregator, engine",
         ),
         (
             "client.preprocess(repeat=5)",
@@ -280,6 +340,52 @@ def test_the_error_says_what_to_write(code: str, error: type[Exception], message
         exec(code, {**PLACES, "data": data, "client": client})
     assert str(caught.value) == message
     assert "\n" not in message
+
+
+def test_objects_whose_names_are_answered_exist() -> None:
+    found = (models.Model, PythonModel, datasets.BatchedDataset, learning.ServerState)
+    assert {f"a {each.__name__}" for each in found} == set(OF_OBJECTS)
+    for kind in found:
+        assert not [name for name in OF_OBJECTS[f"a {kind.__name__}"] if hasattr(kind, name)]
+
+
+def test_a_builder_of_an_optimizer_leads_to_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["train", "--client-optimizer", "build_sgdm"]) == 1
+    assert capsys.readouterr().err.endswith(
+        "; in place of TFF's, write --client-optimizer sgd --client-option momentum=0.9\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("--prefetch", "fedcli reads ahead by itself; leave the option out"),
+        ("--client_epochs_per_round", "--epochs sets the local epochs of a round"),
+        ("--take", "--max-examples sets it"),
+    ],
+)
+def test_an_option_of_tff_is_answered(
+    option: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", option, "10"]) == 2
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("keras", "losses", "federated_mean", "federated_map", "CLIENTS", "type_at_clients"),
+        *("TensorType", "backends", "analytics", "programs", "add_debug_measurements", "baselines"),
+        *("model_aggregator", "get_hparams", "SumFactory", "DifferentialPrivacyFactory"),
+        *("clipping_factory", "clone_model", "create_functional_metric_fns", "SERVER"),
+        *("SparseCategoricalAccuracy", "federated_broadcast", "federated_sum", "TestClientData"),
+    ],
+)
+def test_a_name_of_tff_is_answered_wherever_it_is_looked_up(name: str) -> None:
+    for place in (fedcli, learning):
+        with pytest.raises(AttributeError) as caught:
+            getattr(place, name)
+        assert str(caught.value).endswith(f"; {NAMES[name]}")
 
 
 def test_layers_refuse_an_initializer_and_say_what_gives_weights() -> None:

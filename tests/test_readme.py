@@ -204,7 +204,7 @@ def test_a_statement_right_below_a_loop_cannot_be_typed() -> None:
 
 def test_python_is_run_on_the_pages_that_have_it() -> None:
     assert {page.stem for page in PAGES if has_blocks(page)} == {
-        *("tutorial", "models", "extending", "python", "sweeps")
+        *("tutorial", "coming-from", "models", "extending", "python", "sweeps")
     }
 
 

@@ -39,6 +39,7 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
     "--epochs sets the local epochs of a round": (
         *("local-epochs", "local-epoch", "local-ep", "num-epochs", "local-steps", "epoch", "ep"),
         *("client-epochs", "inner-epochs", "n-epochs", "epochs-per-round", "train-epochs", "e"),
+        *("client-epochs-per-round", "client-epochs-per-iteration"),
         *("epochs-local", "num-local-epochs", "max-epochs", "local-iters", "local-iterations"),
     ),
     "--rounds sets the number of rounds": (
@@ -147,6 +148,10 @@ _ADVICE: Mapping[str, tuple[str, ...]] = {
         *("resize", "size", "image-shape", "grayscale", "color", "normalize", "normalise"),
         *("val-split", "test-split", "validation-split", "val-size", "test-size", "folders"),
     ),
+    "fedcli reads ahead by itself; leave the option out": (
+        *("prefetch", "num-prefetch", "prefetch-buffer", "num-parallel-calls"),
+    ),
+    "--max-examples sets it": (*("take", "max-elements", "max-elements-per-client"),),
     "-v prints more": ("debug", "log-level"),
 }
 

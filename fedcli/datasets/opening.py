@@ -43,9 +43,9 @@ _MAX_COMPARED = 64 << 20  # bytes of files of equal size whose content is compar
 @speaks_python()
 def load(
     data: str | OpenedData = DataSource.data,
+    test_data: str | None = None,
     *,
     data_options: Mapping[str, Value] | None = None,
-    test_data: str | None = None,
     partition: str | Path = DataSource.partition,
     partition_options: Mapping[str, Value] | None = None,
     num_classes: int | None = None,
@@ -53,7 +53,10 @@ def load(
     validation: float | None = DataSource.validation,
     cache_bytes: int = CACHE_BYTES,
 ) -> tuple[ClientData, ClientData | None]:
-    """Returns the train split of a dataset, and its test split or None.
+    """Returns the train split of a dataset, and its test split.
+
+    The test split is None if the data have none, as in one TFF file of train examples. Then
+    `test_data` names the file of test examples: load("train.h5", "test.h5").
 
     The arguments are the fields of `DataSource`; `cache_bytes` is explained in `open_splits`.
 

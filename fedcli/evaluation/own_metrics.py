@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, FedcliError, PartError
 from fedcli.evaluation.predictions import Predicted
-from fedcli.models.metrics import BUILT_IN
+from fedcli.models.metrics import RESERVED
 from fedcli.settings import tables
 from fedcli.settings.options import Value, choose, opened, resolve
 from fedcli.settings.own import user_code
 from fedcli.settings.own.checks import kind
 from fedcli.settings.own.parts import make, options_for
-from fedcli.settings.vocabulary import MEASURES
 
 NOUN = "metric"
 
@@ -114,7 +113,7 @@ def makers(
         entry = opened(choose(tables.METRICS, name, "--metrics"))
         short = tables.short_name(name)
         given = options_for(entry, options)
-        if short in made or short in tables.METRICS or short in (*BUILT_IN, *MEASURES):
+        if short in made or short in tables.METRICS or short in RESERVED:
             raise ConfigError(f"--metrics {name}: another metric is called {short}; rename one")
 
         def build(

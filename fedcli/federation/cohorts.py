@@ -297,7 +297,9 @@ def _unknown(client_id: str, client_ids: Sequence[str], source: str, option: str
     index = bisect_left(client_ids, client_id)
     around = range(max(0, index - 2), min(len(client_ids), index + 2))
     near = ", ".join(client_ids[each] for each in around)
+    is_list = option == "--show" and "," in client_id
+    several = "; give --show once for each client" if is_list else ""
     return (
         f"{option} {client_id}: no such client among the {len(client_ids)} in {source}; "
-        f"its neighbours in sorted order are {near or 'none'}"
+        f"its neighbours in sorted order are {near or 'none'}{several}"
     )

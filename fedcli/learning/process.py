@@ -49,6 +49,7 @@ class LearningProcess(ExplainsNames, abc.ABC):
     ) -> None:
         """Sets the parts that training and evaluation share: model, metrics and engine."""
         self.model = _as_model(model)
+        metrics.check_aggregator(metrics_aggregator)
         self.metrics_aggregator = metrics_aggregator
         self.engine = choosing.engine_for(self.model, engine)
         self._own_metrics = choosing.own_metrics(self.model)
@@ -147,9 +148,9 @@ class LearningProcess(ExplainsNames, abc.ABC):
 
     def _metrics(self, stats: metrics.ClientStats) -> dict[str, Any]:
         """Returns metrics over some clients: the metrics aggregator's, then the model's own."""
-        built_in = self.metrics_aggregator(stats)
+        built_in = metrics.aggregated(self.metrics_aggregator, stats)
         if not self._own_metrics.rows:
-            return built_in
+            return dict(built_in)
         return {**built_in, **self._own_metrics.finalize(metrics.sum_stats(stats))}
 
     def _about(self) -> dict[str, str]:

@@ -6,13 +6,15 @@ Sums of clients, rounds and splits are merged by addition, in any order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedcli.dataclass import dataclass
-from fedcli.errors import FedcliError
+from fedcli.errors import FedcliError, PartError, shown_repr
+from fedcli.lazy import refuse_others
+from fedcli.settings.vocabulary import MEASURES
 
 __all__ = [
     "ClientStats",
@@ -25,6 +27,8 @@ __all__ = [
     "sum_stats",
     "sum_then_finalize",
 ]
+if not TYPE_CHECKING:  # type checkers must still find wrong names
+    __getattr__ = refuse_others(__name__, __all__)
 
 
 def __dir__() -> list[str]:
@@ -50,13 +54,19 @@ ZERO: Mapping[str, int | float] = {
 }
 _COUNTS = ("num_correct", "num_examples", "num_batches")
 
+_CONTRACT = (
+    "give a function of one argument, the ClientStats (columns loss_sum, num_correct, num_examples "
+    "and num_batches, one row per client), that returns a dict of metrics by name"
+)
 _SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of float32 (or narrower) probabilities
 _OWN = "own/"  # prefix of the columns of a model's own metrics
-# Names that a model's own metrics cannot have.
+# Names of the built-in metrics.
 BUILT_IN = (
     *("sparse_categorical_accuracy", "loss", "num_examples", "num_batches"),
     "num_non_finite_clients",
 )
+# Names that a user's metrics cannot have: these, and those that built-in metrics have in tables.
+RESERVED = (*BUILT_IN, *MEASURES)
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,9 @@ class OwnMetrics:
     ) -> OwnMetrics:
         """Returns the metrics.
 
-        A metric with the same name as a built-in metric is shown as model_NAME.
+        A metric with a name of a built-in metric (`RESERVED`) is shown as model_NAME.
         """
-        shown = {name: f"model_{name}" if name in BUILT_IN else name for name in num_sums}
+        shown = {name: f"model_{name}" if name in RESERVED else name for name in num_sums}
         return OwnMetrics(
             tuple(
                 OwnMetric(shown[name], _OWN + name, num_sums[name], finalizers[name])
@@ -165,6 +175,34 @@ def sum_then_finalize(stats: ClientStats) -> dict[str, Any]:
         stats: One row per client; see `ClientStats`.
     """
     return finalize(sum_stats(stats))
+
+
+def check_aggregator(aggregator: MetricsAggregator) -> None:
+    """Checks that a metrics aggregator can be called with the clients' statistics alone.
+
+    Raises:
+        PartError: It cannot.
+    """
+    if aggregator is sum_then_finalize:
+        return
+    from inspect import signature  # lazy: few processes have another aggregator
+
+    try:
+        signature(aggregator).bind(())
+    except (TypeError, ValueError) as err:
+        raise PartError(f"metrics_aggregator {shown_repr(aggregator)}: {err}; {_CONTRACT}") from err
+
+
+def aggregated(aggregator: MetricsAggregator, stats: ClientStats) -> Mapping[str, Any]:
+    """Returns what a metrics aggregator computes from the statistics.
+
+    Raises:
+        PartError: It does not return a dict.
+    """
+    values: object = aggregator(stats)
+    if not isinstance(values, Mapping):
+        raise PartError(f"metrics_aggregator returned {shown_repr(values)}; {_CONTRACT}")
+    return values
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

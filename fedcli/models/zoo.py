@@ -419,6 +419,11 @@ def build_layout(
         raise ConfigError(
             f"unknown model {name!r}; to open a Keras file, use models.load({name!r})"
         )
+    if tables.is_model_file(name):
+        raise ConfigError(
+            f"unknown model {name!r}; import the class of the file and give it as the model, "
+            f"or call fedcli.train with RunConfig(model={name!r})"
+        )
     row = opt.choose(tables.MODELS, name, "model")
     return _lay_out(row, input_shape, num_classes, opt.resolve(row, options or {}))
 

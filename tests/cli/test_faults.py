@@ -117,6 +117,8 @@ def test_empty_client_is_counted_and_trains(fedcli: Fedcli, write_tff: WriteTff)
     assert told["client_work"]["eval"]["current_round_metrics"]["loss"] is None
     row = fedcli("eval", "run", "--clients", "b").out.splitlines()[-1]
     assert row.split() == ["train", "-", "-", "0", "0", "1"]
+    refused = fedcli("eval", "run", "--split", "all").err
+    assert refused.endswith("choose one of train; an evaluation is of one split\n")
 
 
 @pytest.mark.parametrize("command", ["train", "inspect-clients"])

@@ -25,7 +25,7 @@ from fedcli.datasets.opening import DataSource, open_splits
 from fedcli.datasets.sources import store, store_writer
 from fedcli.inspection import figures, population, statistics
 from fedcli.progress import ProgressCallback
-from tests.kit.command_line import Fedcli, Outcome, WriteTff, read_terminal
+from tests.kit.command_line import Fedcli, Outcome, WriteTff, assert_is_one_line, read_terminal
 from tests.kit.waiting import PATIENCE_SECONDS, started
 
 Labels = Mapping[str, list[int]]
@@ -445,6 +445,11 @@ def test_several_clients_are_drawn_in_the_order_of_ids(fedcli: Fedcli, write_tff
     out = fedcli("inspect-clients", "--data", write_tff(), "--show", "c", "--show", "a").out
     heads = [line for line in out.splitlines() if line.endswith("(train)")]
     assert heads == ["a: 5 examples (train)", "c: 7 examples (train)"]
+
+
+def test_several_ids_in_one_show_are_refused(fedcli: Fedcli, write_tff: WriteTff) -> None:
+    done = fedcli("inspect-clients", "--data", write_tff(), "--show", "a,c")
+    assert_is_one_line(done, "--show a,c: no such client", "; give --show once for each client")
 
 
 def test_a_client_without_examples_is_shown_as_such(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedcli.datasets.batches import ClientDataset
-from fedcli.datasets.opening import DataSource, open_splits
+from fedcli.datasets.opening import DataSource, load, open_splits
 from fedcli.datasets.sources import store_writer
 from fedcli.datasets.sources.store import StoreInfo
 from fedcli.errors import DataError
@@ -36,6 +36,15 @@ def tff(path: Path, labels: Any = (0, 1, 2)) -> Path:
 def opened(train: Path, test: Path, **options: Any) -> Any:
     splits = open_splits(DataSource(str(train), test_data=str(test), **options))
     return splits["train"], splits["test"]
+
+
+def test_load_takes_the_two_files_in_order(tmp_path: Path) -> None:
+    train, test = str(tff(tmp_path / "train.h5")), str(tff(tmp_path / "test.h5", (0, 1, 1)))
+    ours, theirs = load(train, test)
+    assert theirs is not None
+    assert ours.labels("f0000_10").tolist() == [0, 1, 2]
+    assert theirs.labels("f0000_10").tolist() == [0, 1, 1]
+    assert load(train)[1] is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from fedcli import learning
 from fedcli.core import _core
 from fedcli.core.native import CancelFlag, Cancelled, FrozenSlots
 from fedcli.datasets.batches import BatchedDataset, from_arrays
-from fedcli.errors import ConfigError, DataError, ModelError
+from fedcli.errors import ConfigError, DataError, ModelError, PartError
 from fedcli.learning import aggregators, algorithms, optimizers
 from fedcli.learning.algorithms.base import Algorithm
 from fedcli.learning.engines.task import ClientTask
@@ -880,6 +880,18 @@ def test_a_metrics_aggregator_sees_every_client() -> None:
     )
     reported = training.next(training.initialize(), _cohort()).metrics
     assert reported["client_work"]["train"] == {"largest": 50, "num_non_finite_clients": 0}
+
+
+def test_a_metrics_aggregator_as_in_tff_is_refused_in_one_line() -> None:
+    def build(aggregator: Any) -> learning.LearningProcess:
+        return learning.build_fed_eval(_model(), metrics_aggregator=aggregator)
+
+    contract = r"; give a function of one argument, the ClientStats .*, that returns a dict"
+    with pytest.raises(PartError, match=f"missing a required argument: 'types'{contract}"):
+        build(lambda finalizers, types: None)
+    process = build(lambda finalizers: lambda unfinalized: unfinalized)
+    with pytest.raises(PartError, match=f"metrics_aggregator returned <function .*{contract}"):
+        process.next(process.initialize(), _cohort())
 
 
 def test_timings_are_separate() -> None:

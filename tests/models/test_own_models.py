@@ -304,6 +304,50 @@ def test_rounds_are_the_same_each_time_and_leave_the_object_as_it_was() -> None:
     assert process.engine.num_threads == 1
 
 
+class NamedType:
+    """A type as TensorFlow has it."""
+
+    def __init__(self, name: str) -> None:
+        self.as_numpy_dtype = np.dtype(name).type
+
+
+class TorchType:
+    """A type as PyTorch prints it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"torch.{self.name}"
+
+
+@pytest.mark.parametrize("kind", [NamedType, TorchType])
+def test_an_input_spec_may_have_types_of_tensorflow_or_pytorch(kind: Any) -> None:
+    model = Small()
+    model.input_spec = {
+        name: SimpleNamespace(shape=list(spec.shape), dtype=kind(spec.dtype))
+        for name, spec in model.input_spec.items()
+    }
+    assert wrap(model).layout == wrap(Small()).layout
+    model.input_spec["x"].dtype = kind("float64")
+    with pytest.raises(ModelError, match="input_spec: has x float64"):
+        wrap(model)
+
+
+def test_an_own_accuracy_is_shown_beside_the_built_in_one() -> None:
+    class Accurate(Small):
+        def report_local_unfinalized_metrics(self) -> dict[str, Any]:
+            return {"accuracy": [1.0, 2.0]}
+
+        def metric_finalizers(self) -> dict[str, Any]:
+            return {"accuracy": lambda sums: sums[0] / sums[1]}
+
+    process = learning.build_fed_eval(Accurate)
+    metrics = process.next(process.initialize(), cohort()).metrics["client_work"]["eval"]
+    assert metrics["current_round_metrics"]["model_accuracy"] == 0.5
+    assert "accuracy" not in metrics["current_round_metrics"]
+
+
 def test_evaluation_sums_own_metrics_over_rounds() -> None:
     process = learning.build_fed_eval(Small)
     state = process.initialize()
@@ -513,7 +557,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"input_spec": {"x": ArraySpec((None, 20), "float64"), "y": ArraySpec((None, 1), "int32")}},
         "has x float64",
     ),
-    "spec without attributes": ({"input_spec": {"x": 1, "y": 2}}, "input_spec: AttributeError"),
+    "spec without attributes": (
+        {"input_spec": {"x": ((None, 784), np.float32), "y": 2}},
+        r"input_spec: \['x'\] is \(\(None, 784\), .*, which has no shape and dtype; give .* with "
+        r"own_models\.ArraySpec",
+    ),
     "variables empty": ({"trainable_variables": []}, "trainable_variables: is empty"),
     "variables wide": (
         {"trainable_variables": [np.zeros((20, 3))]},
@@ -732,10 +780,13 @@ def test_model_trained_in_c_may_come_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1\n", r"has no function 'build'; it has none"),
+        (
+            "x = 1\n",
+            r"has no function or class 'build'; it has MnistModel: give --model my_model.py:N",
+        ),
         (
             "def make():\n    pass\n",
-            r"it has make: give --model my_model.py:N",
+            r"it has MnistModel, make: give --model my_model.py:N",
         ),
         ("def build():\n    return 3\n", r"my_model.py: build returned 3; return a fedcli.models"),
         ("def build():\n    pass\n", r"my_model.py: build returned None"),

@@ -154,10 +154,11 @@ def _function(module: ModuleType, name: str, file: Path) -> Callable[..., Any]:
     own = [
         each.__name__
         for each in vars(module).values()
-        if inspect.isfunction(each) and each.__module__ == module.__name__
+        if (inspect.isfunction(each) or isinstance(each, type))
+        and each.__module__ == module.__name__
     ]
     raise ModelError(
-        f"{file} has no function '{name}'; it has {', '.join(own) or 'none'}: give "
+        f"{file} has no function or class '{name}'; it has {', '.join(own) or 'none'}: give "
         f"--model {file.name}:NAME, or define '{name}'"
     )
 

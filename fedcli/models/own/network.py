@@ -18,8 +18,8 @@ from fedcli.settings.own import user_code
 
 _OUTPUT_ADVICE = "give a BatchOutput(loss, predictions, gradients)"
 _SPEC_ADVICE = (
-    'give {"x": ArraySpec((None, 784), "float32"), "y": ArraySpec((None, 1), "int32")}, x shaped '
-    "as the images"
+    'give {"x": ArraySpec((None, 784), "float32"), "y": ArraySpec((None, 1), "int32")}, with '
+    "own_models.ArraySpec and x shaped as the images"
 )
 _WEIGHTS = "sample_weight"  # entry in the spec of a model that weights examples itself
 
@@ -310,8 +310,15 @@ class Network:
             spec: Any = self.model.input_spec
             if not isinstance(spec, Mapping) or set(spec) - {_WEIGHTS} != {"x", "y"}:
                 raise self.fault("input_spec", f"is {shown_repr(spec)}; {_SPEC_ADVICE}")
+            for name, each in spec.items():
+                if not (hasattr(each, "shape") and hasattr(each, "dtype")):
+                    raise self.fault(
+                        "input_spec",
+                        f"[{name!r}] is {shown_repr(each)}, which has no shape and dtype; "
+                        f"{_SPEC_ADVICE}",
+                    )
             shapes = {name: tuple(each.shape) for name, each in spec.items()}
-            dtypes = {name: np.dtype(each.dtype) for name, each in spec.items()}
+            dtypes = {name: _numpy_type(each.dtype) for name, each in spec.items()}
         x, y = shapes["x"], shapes["y"]
         has_x = len(x) >= 2 and all(isinstance(size, int) and size > 0 for size in x[1:])
         has_types = dtypes["x"] == np.float32 and dtypes["y"] == np.int32
@@ -320,7 +327,7 @@ class Network:
                 "input_spec", f"has x {dtypes['x']} {x} and y {dtypes['y']} {y}; {_SPEC_ADVICE}"
             )
         takes_weights = _WEIGHTS in spec
-        if takes_weights and (shapes[_WEIGHTS], dtypes[_WEIGHTS]) != ((None,), np.float32):
+        if takes_weights and (shapes[_WEIGHTS] != (None,) or dtypes[_WEIGHTS] != np.float32):
             raise self.fault(
                 "input_spec",
                 f"has {_WEIGHTS} {dtypes[_WEIGHTS]} {shapes[_WEIGHTS]}; give "
@@ -411,6 +418,12 @@ class Network:
             if all(each.size == 1 and each.dtype.kind in "biuf" for each in numbers):
                 return np.array([each.item() for each in numbers], np.float64)
         raise self.fault(what, f"metric {name!r} is {shown_repr(values)}; give a list of numbers")
+
+
+def _numpy_type(dtype: Any) -> np.dtype[Any]:
+    """Returns NumPy's type for a type of NumPy, TensorFlow (tf.float32) or PyTorch."""
+    dtype = getattr(dtype, "as_numpy_dtype", dtype)
+    return np.dtype(str(dtype).removeprefix("torch.") if "torch." in str(dtype) else dtype)
 
 
 def _kind(value: Any) -> str:

@@ -65,6 +65,20 @@ _ROUND_SAMPLING = 'fedcli.RunConfig(sampling="tff", clients=10)'
 _IN_MEMORY = "datasets.from_arrays({client_id: (pixels, labels)})"
 _KERAS_FILE = 'models.load("model.keras")'
 _EVALUATION = "learning.build_fed_eval(model)"
+_SQL = "fedcli preprocess makes a store of an SQLite file"
+_LOSS_IS_FIXED = (
+    "leave it out: the loss is the cross-entropy of the last layer's logits; a model of your own "
+    "(own_models.OwnModel) computes its own"
+)
+_METRICS = (
+    "leave it out: loss, accuracy and counts are always computed; further metrics: see fedcli help "
+    "metrics"
+)
+_LAYERS = (
+    'models.sequential([layers.Input((784,)), ...]) makes a model, and models.load("model.keras") '
+    "opens one of Keras"
+)
+_HPARAMS = "options are arguments of the function that builds the process; build it again"
 
 # Attributes of modules and objects.
 NAMES: Mapping[str, PeerName] = MappingProxyType(
@@ -72,9 +86,21 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         # TFF: data.
         "simulation": PeerName(
             TFF,
-            _LOADS,
-            'a sampling function is fedcli.RunConfig(sampling="tff", clients=10), and '
-            "ClientData is datasets.ClientData",
+            "",
+            "in place of TFF's modules below it: datasets.load(name) loads data, such as "
+            '"emnist-digits" or "cifar100", and datasets.from_arrays takes arrays '
+            "(TestClientData); fedcli.train(config, out) runs all rounds, and "
+            'fedcli.RunConfig(sampling="tff", clients=10) samples clients; see fedcli help '
+            "coming-from",
+        ),
+        "baselines": PeerName(TFF, "", "fedcli has no tasks; fedcli info presets lists settings"),
+        "run_training_process": PeerName(TFF, "fedcli.train(config, out)"),
+        "run_stateless_simulation": PeerName(TFF, "fedcli.train(config, out)"),
+        "SqlClientData": PeerName(TFF, 'datasets.load("train.h5")', _SQL),
+        "load_and_parse_sql_client_data": PeerName(TFF, 'datasets.load("train.h5")', _SQL),
+        "gldv2": PeerName(TFF, "", "fedcli does not have these data; see fedcli help known-sets"),
+        "inaturalist": PeerName(
+            TFF, "", "fedcli does not have these data; see fedcli help known-sets"
         ),
         "emnist": PeerName(TFF, _LOADS),
         "cifar100": PeerName(TFF, 'datasets.load("cifar100")', "first: fedcli download cifar100"),
@@ -103,13 +129,16 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "repeat": PeerName(TFF, ".preprocess(epochs=5)"),
         "shuffle": PeerName(TFF, ".preprocess(shuffle_buffer=100)"),
         "batch": PeerName(TFF, ".preprocess(batch_size=20)"),
-        "take": PeerName(TFF, ".preprocess(max_examples=40)"),
+        "Dataset": PeerName(TFF, _IN_MEMORY, "pass NumPy arrays; tf.data is not taken"),
+        "from_tensor_slices": PeerName(TFF, _IN_MEMORY),
+        "take": PeerName(TFF, "list(dataset)[:40]"),
         "map": PeerName(
             TFF, _IN_MEMORY, "give it the changed arrays; layers.Normalization and the like scale"
         ),
         "filter": PeerName(TFF, _IN_MEMORY, "give it the examples that stay"),
         "prefetch": PeerName(TFF, "", "leave it out: the core reads ahead by itself"),
         "as_numpy_iterator": PeerName(TFF, "list(dataset)", "its elements are NumPy's already"),
+        "numpy": PeerName(TFF, "", "leave out .numpy(): arrays and numbers are NumPy's already"),
         # TFF: models.
         "from_keras_model": PeerName(
             TFF,
@@ -123,7 +152,19 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         ),
         "VariableModel": PeerName(TFF, "own_models.OwnModel", "see fedcli help models"),
         "FunctionalModel": PeerName(TFF, "own_models.OwnModel", "see fedcli help models"),
-        "BatchOutput": PeerName(TFF, "own_models.OwnModel", "see fedcli help models"),
+        "BatchOutput": PeerName(TFF, "own_models.BatchOutput", "see fedcli help models"),
+        "TensorSpec": PeerName(TFF, 'own_models.ArraySpec((None, 784), "float32")'),
+        "clone_model": PeerName(TFF, "", "leave it out: processes do not change a model"),
+        "keras": PeerName(KERAS, "", _LAYERS),
+        "losses": PeerName(KERAS, "", _LOSS_IS_FIXED),
+        "SparseCategoricalCrossentropy": PeerName(KERAS, "", _LOSS_IS_FIXED),
+        "CategoricalCrossentropy": PeerName(KERAS, "", _LOSS_IS_FIXED),
+        "SparseCategoricalAccuracy": PeerName(KERAS, "", _METRICS),
+        "SparseTopKCategoricalAccuracy": PeerName(
+            KERAS, "", "fedcli eval RUN --top-k K computes it"
+        ),
+        "create_functional_metric_fns": PeerName(TFF, "", _METRICS),
+        "metric_finalizers": PeerName(TFF, "", _METRICS),
         "assign_weights_to": PeerName(TFF, "keras_model.set_weights(weights.trainable)"),
         "from_model": PeerName(TFF, "process.set_model_weights(state, keras_model.get_weights())"),
         # TFF: optimizers.
@@ -169,12 +210,45 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "compression_aggregator": PeerName(TFF, 'fedcli.RunConfig(compress="uniform")'),
         "secure_aggregator": PeerName(TFF, "fedcli.RunConfig(secure_sum=True)", "it is simulated"),
         "MeanFactory": PeerName(TFF, 'aggregators.build("mean")'),
+        "UnweightedMeanFactory": PeerName(TFF, "", _UNIFORM_WEIGHTS),
+        "SumFactory": PeerName(
+            TFF, "", f"TFF's sum of updates has no counterpart in fedcli; {_OWN_PART}"
+        ),
+        "DifferentialPrivacyFactory": PeerName(TFF, 'fedcli.RunConfig(dp="gaussian")'),
+        "clipping_factory": PeerName(TFF, 'aggregators.build("norm-bound")'),
+        "zeroing_factory": PeerName(TFF, 'aggregators.build("tff-robust")', "it zeroes and clips"),
+        "add_debug_measurements": PeerName(
+            TFF, "fedcli.RunConfig(record_clients=True)", "or read result.client_stats"
+        ),
+        "model_aggregator": PeerName(TFF, "", _AGGREGATOR),
+        "get_hparams": PeerName(TFF, "", _HPARAMS),
+        "set_hparams": PeerName(TFF, "", _HPARAMS),
         "build_uniform_sampling_fn": PeerName(TFF, _ROUND_SAMPLING),
         "FileProgramStateManager": PeerName(TFF, "fedcli.resume(path)"),
         "FileCheckpointManager": PeerName(TFF, "fedcli.resume(path)"),
         "program": PeerName(TFF, "fedcli.train(config, out)", "it saves and resumes by itself"),
-        "framework": PeerName(TFF, "", _NO_TYPES),
-        "types": PeerName(TFF, "", _NO_TYPES),
+        "programs": PeerName(TFF, "fedcli.train(config, out)", "it saves and resumes by itself"),
+        "analytics": PeerName(
+            TFF,
+            "",
+            "TFF's analytics have no counterpart in fedcli; fedcli inspect-clients counts labels",
+        ),
+        **{
+            name: PeerName(TFF, "", _NO_TYPES)
+            for name in (
+                *("framework", "types", "backends", "TensorType", "StructType", "SequenceType"),
+                *("FederatedType", "FunctionType", "type_at_clients", "type_at_server", "CLIENTS"),
+                *("SERVER", "to_type", "structure"),
+            )
+        },
+        **{
+            name: PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}")
+            for name in (
+                *("federated_mean", "federated_weighted_mean", "federated_map", "federated_sum"),
+                *("federated_broadcast", "federated_value", "federated_eval", "federated_zip"),
+                *("federated_aggregate", "federated_collect", "sequence_reduce"),
+            )
+        },
         "federated_computation": PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}"),
         "tf_computation": PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}"),
         "tensorflow_computation": PeerName(TFF, "", f"{_NO_TYPES}; {_OWN_PART}"),
@@ -268,7 +342,10 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "load_model": PeerName(KERAS, _KERAS_FILE),
         "from_keras": PeerName(KERAS, _KERAS_FILE, 'after keras_model.save("model.keras")'),
         "Reshape": PeerName(
-            KERAS, "layers.Input(shape)", "the first in models.sequential; layers.Flatten flattens"
+            KERAS,
+            "",
+            "leave it out: layers.Input(shape), first in models.sequential, gives images their "
+            "shape, and layers.Flatten flattens",
         ),
         "Lambda": PeerName(KERAS, "own_models.OwnModel", "see fedcli help models"),
         **{name: PeerName(KERAS, "", _NO_TEXT) for name in ("Embedding", "LSTM", "GRU")},
@@ -316,6 +393,30 @@ OF_MODELS: Mapping[str, PeerName] = MappingProxyType(
         "to_json": PeerName(KERAS, "model.layout.description()"),
         "get_config": PeerName(KERAS, "model.layout.description()"),
         "add": PeerName(KERAS, "", "give models.sequential the list of all layers"),
+    }
+)
+
+# Attributes of data alone.
+OF_DATA: Mapping[str, PeerName] = MappingProxyType(
+    {"datasets": PeerName(TFF, "[data.client(c) for c in data.client_ids]")}
+)
+# Attributes of the objects of these classes alone.
+OF_OBJECTS: Mapping[str, Mapping[str, PeerName]] = MappingProxyType(
+    {
+        "a Model": OF_MODELS,
+        "a PythonModel": OF_MODELS,
+        "a BatchedDataset": {
+            "take": PeerName(
+                TFF,
+                "list(batches)[:2]",
+                "these are batches; .preprocess(max_examples=40) ends after 40 examples",
+            ),
+        },
+        "a ServerState": {
+            "model": PeerName(
+                TFF, "process.get_model_weights(state)", "state.global_model_weights is one array"
+            ),
+        },
     }
 )
 
@@ -456,8 +557,10 @@ def about_name(name: str, known: Collection[str], owner: str = "") -> str:
         known: The names that there are.
         owner: The module or object as the message calls it, such as "a Model".
     """
-    if owner in ("a Model", "a PythonModel") and name in OF_MODELS:
-        return f"; {OF_MODELS[name]}"
+    is_data = {"client", "labels", "element_spec"} <= {*known}
+    of_owner = OF_DATA if is_data else OF_OBJECTS.get(owner, {})
+    if name in of_owner:
+        return f"; {of_owner[name]}"
     if name in NAMES:
         return f"; {NAMES[name]}"
     modules = [module for module in _PUBLIC_MODULES if name in load(module).__all__]
@@ -521,10 +624,19 @@ def about_value(option: str, value: str, known: Collection[str]) -> str:
         weighting = " --client-weighting uniform" if builder[1] else ""
         return f"; in place of {TFF}'s, write {option} {same[builder[2]]}{weighting}"
     for name, peer in NAMES.items():
+        called = re.fullmatch(r"optimizers\.(\w+)\(.*\)", peer.code)
+        if letters_of(name) == letters and called and called[1] in known:
+            pairs = _options_in(peer.code, f"{option.removesuffix('optimizer')}option")
+            return f"; in place of {peer.program}'s, write {option} {called[1]}{pairs}"
         values = re.fullmatch(r'fedcli\.RunConfig\((\w+)="([\w-]+)"\)', peer.code)
         if letters_of(name) == letters and values:
             return f"; in place of {peer.program}'s, write --{values[1]} {values[2]}"
     return _other_options(letters) or did_you_mean(value, known)
+
+
+def _options_in(code: str, flag: str) -> str:
+    """The named numbers in a call, as options of the command line."""
+    return "".join(f" {flag} {name}={value}" for name, value in re.findall(r"(\w+)=([\d.]+)", code))
 
 
 def _other_options(letters: str) -> str:
