@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fedcli.dataclass import dataclass
 from fedcli.datasets import batches
 from fedcli.datasets.batches import BatchedDataset
 from fedcli.datasets.client_batches import ClientBatches
@@ -35,14 +34,23 @@ def cohort_data(client_data: Iterable[Any], num_passes: int = 1) -> Iterable[Bat
     return _LazyCohort(client_data)
 
 
-@dataclass(frozen=True, eq=False)
 class _LazyCohort:
     """The clients of an iterable, converted one by one on each pass over it."""
 
-    client_data: Iterable[Any]
+    def __init__(self, client_data: Iterable[Any]) -> None:
+        """Takes an iterable, which is not read yet."""
+        self._client_data = client_data
+        self._is_read = False
 
     def __iter__(self) -> Iterator[BatchedDataset]:
-        return (_one_client(element, index) for index, element in enumerate(self.client_data))
+        """Starts a pass. Raises DataError if the clients of an iterator are read again."""
+        if self._is_read and isinstance(self._client_data, Iterator):
+            raise DataError(
+                "client_data is an iterator, whose clients this algorithm reads more than once; "
+                "give a list, or set num_passes = 2 (or more) in the class of the algorithm"
+            )
+        self._is_read = True
+        return (_one_client(element, index) for index, element in enumerate(self._client_data))
 
 
 def _one_client(element: Any, index: int) -> BatchedDataset:

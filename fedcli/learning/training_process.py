@@ -268,7 +268,9 @@ class TrainingProcess(LearningProcess):
         own_parts = self._own_parts(state)
         call = self._call(state, client_data, cancel, num_absent, max_distances, own_parts)
         pipeline = call.pipeline
-        deltas, work_state, evaluated = algorithm.client_work.run(call, state.client_work)
+        deltas, work_state, evaluated, work_metrics = algorithm.client_work.run(
+            call, state.client_work
+        )
         trained = perf_counter()
         mean_delta, aggregator_state, aggregator_metrics = algorithm.aggregator.aggregate(
             state.aggregator, deltas
@@ -282,7 +284,10 @@ class TrainingProcess(LearningProcess):
         )
         round_metrics = {
             "distributor": {},
-            "client_work": {"train": self._train_metrics(deltas.stats)},
+            "client_work": {
+                "train": self._train_metrics(deltas.stats),
+                **({"algorithm": work_metrics} if work_metrics else {}),
+            },
             "aggregator": aggregator_metrics,
             "finalizer": finalizer_metrics,
         }

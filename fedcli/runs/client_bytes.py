@@ -20,6 +20,7 @@ and receive nothing. Evaluation is not counted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,20 @@ from fedcli.dataclass import dataclass
 from fedcli.settings.tables.algorithms import AlgorithmEntry
 
 _FLOAT = 4  # bytes
+# Fields of an algorithm's row. A user's own algorithm sets them as attributes, and the provenance
+# of its run records them.
+_AMOUNTS = ("vectors_down", "vectors_up", "numbers_up")
+
+
+def amounts_of(entry: AlgorithmEntry) -> dict[str, int]:
+    """Returns what a client receives and sends, as the provenance of a run records it."""
+    return {name: getattr(entry, name) for name in _AMOUNTS}
+
+
+def with_amounts(entry: AlgorithmEntry, provenance: Mapping[str, Any]) -> AlgorithmEntry:
+    """Returns a row with the amounts that the provenance of a run records, if it records any."""
+    recorded = {name: provenance[name] for name in _AMOUNTS if name in provenance}
+    return replace(entry, **{n: each for n, each in recorded.items() if isinstance(each, int)})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from fedcli.dataclass import dataclass
 from fedcli.errors import ConfigError, RunError
-from fedcli.runs.client_bytes import ByteRule, secure_sum_of, setup_bytes
+from fedcli.runs.client_bytes import ByteRule, secure_sum_of, setup_bytes, with_amounts
 from fedcli.runs.record import RunRecord
 from fedcli.settings import tables
 from fedcli.settings.tables.algorithms import AlgorithmEntry
@@ -95,7 +95,7 @@ def ledger_of(run: RunRecord) -> Ledger | None:
     num_params = _num_params(run)
     if entry is None or entry.pools_clients or num_params is None:
         return None
-    rounds = list(_rounds(run, entry, num_params))
+    rounds = list(_rounds(run, with_amounts(entry, run.provenance), num_params))
     return None if None in rounds else Ledger(num_params, tuple(filter(None, rounds)))
 
 

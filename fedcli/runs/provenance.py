@@ -16,10 +16,12 @@ from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, RunError
 from fedcli.files import read_bounded
 from fedcli.learning.engines.contract import Engine
+from fedcli.runs.client_bytes import amounts_of
 from fedcli.runs.files import checkpoint, folder
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import Value
 from fedcli.settings.run_config import DATA_FIELDS, OPTIONS, RunConfig, may_have_code
+from fedcli.settings.tables.algorithms import AlgorithmEntry
 from fedcli.version import __version__
 
 _DIGEST_BYTES = 10
@@ -36,6 +38,7 @@ def provenance_of(
     engine: Engine,
     fingerprint: str,
     config: RunConfig,
+    algorithm: AlgorithmEntry,
     num_params: int,
     class_weights: NDArray[np.float32] | None = None,
 ) -> dict[str, Value]:
@@ -45,6 +48,8 @@ def provenance_of(
         engine: The engine of the run.
         fingerprint: The fingerprint of its data.
         config: The config. The files of the user's code that it names are fingerprinted.
+        algorithm: The row of its algorithm. What clients send is recorded for the user's own
+            algorithm, because a report does not run the user's code.
         num_params: Number of parameters of its model, which determines the bytes of its rounds.
         class_weights: Weights of the classes in the training loss, float32 [num_classes]; None
             if there are none.
@@ -71,6 +76,7 @@ def provenance_of(
         "threads": engine.num_threads,
         "data": fingerprint,
         "parameters": num_params,
+        **(amounts_of(algorithm) if algorithm.file else {}),
         "streams": STREAMS,
         **inputs,
         **{f"{name}{_FILE}": file_digest(path, name) for name, path in files_of(config)},

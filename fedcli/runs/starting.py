@@ -101,6 +101,7 @@ def start(
         federation.engine,
         now,
         federation.config,
+        federation.process.algorithm.entry,
         federation.process.model.layout.num_params,
         federation.class_weights,
     )

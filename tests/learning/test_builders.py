@@ -388,6 +388,33 @@ def test_an_aggregator_reads_sizes_only_if_it_requests_them(cohort: Any, bounds:
         assert output.metrics["aggregator"]["norm"] > 0.0
 
 
+def _two_passes(num_passes: int) -> Any:
+    """Returns an algorithm that reads the clients twice."""
+
+    class TwoPasses:
+        def __init__(self, optimizer: Any) -> None:
+            self.optimizer, self.num_passes = optimizer, num_passes
+
+        def init(self, params: Any) -> Any:
+            return {}
+
+        def run(self, call: Any, state: Any) -> Any:
+            call.for_gradients().take_gradients()
+            return algorithms.WorkResult(call.train(self.optimizer), state)
+
+    return TwoPasses
+
+
+def test_a_second_pass_over_a_generator_needs_num_passes(cohort: Any) -> None:
+    process = learning.build_own(_two_passes(1), MODEL, optimizers.sgd(0.1))
+    expected = process.next(process.initialize(), cohort).state.global_model_weights
+    with pytest.raises(DataError, match=r"an iterator, whose clients .* set num_passes = 2"):
+        process.next(process.initialize(), (each for each in cohort))
+    process = learning.build_own(_two_passes(2), MODEL, optimizers.sgd(0.1))
+    state = process.next(process.initialize(), (each for each in cohort)).state
+    assert state.global_model_weights.tobytes() == expected.tobytes()
+
+
 def test_an_option_given_as_an_argument_is_led_to_options() -> None:
     builds: list[Any] = [
         partial(learning.build_own, "fedavg", MODEL, optimizers.sgd(0.1)),

@@ -42,6 +42,47 @@ def _ledger(out: Path, **values: Any) -> Ledger:
     return ledger
 
 
+TWO_PASSES = """
+class TwoPasses:
+    num_passes = 2
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def init(self, params):
+        return {}
+
+    def run(self, call, state):
+        call.for_gradients().take_gradients()
+        return call.train(self.optimizer), state
+"""
+
+
+@pytest.mark.parametrize(
+    ("declared", "down", "up"),
+    [
+        ("num_passes = 1", VECTOR, VECTOR + 4),
+        ("num_passes = 2", VECTOR, 2 * VECTOR + 4),  # as in mime-lite
+        ("num_passes = 2; vectors_up = 1; numbers_up = 3", VECTOR, VECTOR + 12),
+        ("num_passes = 2; vectors_down = 2; vectors_up = 3", 2 * VECTOR, 3 * VECTOR + 4),
+    ],
+)
+def test_the_bytes_of_an_own_algorithm_are_those_that_it_declares(
+    tmp_path: Path, declared: str, down: int, up: int
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(TWO_PASSES.replace("num_passes = 2", declared))
+    run = _trained(tmp_path / "run", algorithm=str(file), record_clients=True)
+    file.unlink()  # the ledger does not run it
+    ledger = ledger_of(run)
+    assert ledger is not None
+    assert (ledger.bytes_down, ledger.bytes_up) == (8 * down, 8 * up)
+    assert ledger.up_share == up / VECTOR
+    rows = run.client_records().rows
+    assert set(rows["bytes_down"]) == {down}
+    assert set(rows["bytes_up"]) == {up}
+
+
 @pytest.mark.parametrize("algorithm", [name for name in RULES if name != "centralized"])
 def test_the_bytes_of_every_algorithm(tmp_path: Path, algorithm: str) -> None:
     down, up = RULES[algorithm]

@@ -530,6 +530,16 @@ def test_resolved_options_stand_in_the_config(tmp_path: Path) -> None:
     }
 
 
+def test_the_metrics_of_an_algorithm_are_columns_of_its_run(tmp_path: Path) -> None:
+    file = write_example(tmp_path, "FedExP", "fedexp.py")
+    run = package.train(replace(config_with("algorithm", file), csv=True), tmp_path / "run")
+    factors = run.columns["client_work/algorithm/factor"]
+    assert len(set(factors)) == len(factors) == 3
+    assert min(factors) >= 1.0
+    names = (run.path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert "client_work/algorithm/factor" in names
+
+
 # ---- Faults -------------------------------------------------------------------------------------
 
 ALGORITHM = """
@@ -597,6 +607,16 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
             r"part.py:10: run: ZeroDivisionError: .*correct the code of the alg",
         ),
         ("return deltas, {", "return {", r"part.py:9: run returned dict; give WorkResult"),
+        (
+            'state["steps"] + 1}',
+            'state["steps"] + 1}, None, {"told": "much"}',
+            r"part.py:9: run: metric 'told' is str; give a number",
+        ),
+        (
+            'state["steps"] + 1}',
+            'state["steps"] + 1}, call.params',
+            r"run returned evaluated weights; only fedcli's own",
+        ),
         ("return deltas", "return 1.0", r"run returned float for the deltas; give what call.train"),
         (
             '{"steps": state',
@@ -663,6 +683,8 @@ FAULTS: dict[str, list[tuple[str, str, str]]] = {
         ),
         ('state["steps"] + 1', "2**63", "run: state 'steps' is 9223372036854775808; give an int"),
         ("    def init", "    num_passes = 0\n\n    def init", "num_passes is 0; give a whole"),
+        ("    def init", "    vectors_up = 0\n\n    def init", "vectors_up is 0; give a whole"),
+        ("    def init", "    numbers_up = 1.5\n\n    def init", "numbers_up is 1.5; give a w"),
         ("optimizer):", "optimizer, rate):", "part.py:2: Part needs rate; give it a default"),
         ("def run", "def ran", "part.py:2: Part has no run; an algorithm has init"),
         ("class Part", "class Part(", "part.py:2: importing the file: SyntaxError"),

@@ -23,8 +23,9 @@ from fedcli.settings.options import Value
 class Aggregator(Protocol):
     """Combines the deltas of a cohort into one mean delta.
 
-    It holds settings only. Its state between rounds is part of the server state: arrays, ints,
-    floats and `ClientStates` by name, which keep their names, shapes and types from round to round.
+    It holds settings only. Its state between rounds is part of the server state: arrays, ints and
+    floats by name, which keep their names, shapes and types from round to round. In fedcli's own
+    aggregators it may also have `ClientStates`.
 
     Three more methods are optional. An aggregator whose state has vectors defines
     `init_for(num_params)`, which is called instead of `init`. `problem(num_clients)` returns why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,11 @@ def build(
     if entry.file:
         from fedcli.learning.algorithms.own import OwnWork  # lazy: few runs have one
 
-        work: ClientWork = OwnWork.of(entry, client_optimizer, own, part)
-        return Algorithm(entry, work, weighting, aggregator, server_optimizer)
+        own_work = OwnWork.of(entry, client_optimizer, own, part)
+        entry = replace(entry, **own_work.amounts)
+        return Algorithm(entry, own_work, weighting, aggregator, server_optimizer)
     make = load(entry.code)
-    work = make(client_optimizer, **own) if entry.has_local_steps else make(**own)
+    work: ClientWork = make(client_optimizer, **own) if entry.has_local_steps else make(**own)
     return Algorithm(entry, work, weighting, aggregator, server_optimizer)
 
 

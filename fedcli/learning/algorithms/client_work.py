@@ -201,11 +201,14 @@ class WorkResult(NamedTuple):
         deltas: The cohort's deltas for the aggregator, with the algorithm's scale and shift.
         state: The client work's part of the next server state.
         evaluated: The `evaluated` part of the next server state, if the algorithm sets it.
+        metrics: Further metrics of the round: numbers by name. They are under
+            `client_work/algorithm` in the metrics of the round. None if there are none.
     """
 
     deltas: Deltas
     state: dict[str, Any]
     evaluated: Evaluated | None = None
+    metrics: Mapping[str, Any] | None = None
 
 
 class ClientWork(Protocol):
@@ -213,6 +216,10 @@ class ClientWork(Protocol):
 
     It holds settings only. Its state between rounds is part of the server state: arrays, ints and
     floats by name, which are finite and keep their shapes and types from round to round.
+
+    A user's own class needs `num_passes` only if it is above 1. Three more attributes are optional:
+    `vectors_down`, `vectors_up` and `numbers_up`, what a client receives and sends; see
+    `OwnWork.amounts`.
     """
 
     @property

@@ -18,7 +18,7 @@ from fedcli.learning.engines.unmeasured import with_all_stats, without_sizes
 from fedcli.learning.optimizers.optimizer import Optimizer
 from fedcli.settings.options import Entry, Value
 from fedcli.settings.own import user_code
-from fedcli.settings.own.checks import checked_state, copied_state, kind
+from fedcli.settings.own.checks import checked_metrics, checked_state, copied_state, kind
 from fedcli.settings.own.parts import make
 
 NOUN = "algorithm"
@@ -74,13 +74,30 @@ class OwnWork:
         Raises:
             PartError: It is not a whole number above 0.
         """
-        passes: Any = getattr(self.work, "num_passes", 1)
-        if not isinstance(passes, int) or passes < 1:
+        return self._count("num_passes", 1)
+
+    @property
+    def amounts(self) -> dict[str, int]:
+        """What a client receives and sends, by the name of the field of `AlgorithmEntry`.
+
+        By default a client sends one vector for each pass over the data: the delta of `train`, or
+        the gradient of `take_gradients`.
+
+        Raises:
+            PartError: An attribute of the user's code is not a whole number above 0.
+        """
+        defaults = {"vectors_down": 1, "vectors_up": self.num_passes, "numbers_up": 1}
+        return {name: self._count(name, default) for name, default in defaults.items()}
+
+    def _count(self, name: str, default: int) -> int:
+        """Returns a number that the user's code may set as an attribute. Raises PartError."""
+        count: Any = getattr(self.work, name, default)
+        if not isinstance(count, int) or count < 1:
             raise PartError(
-                f"{user_code.place(self.work)}: num_passes is {passes!r}; give a whole number of "
+                f"{user_code.place(self.work)}: {name} is {count!r}; give a whole number of "
                 "at least 1"
             )
-        return passes
+        return count
 
     def init(self, params: NDArray[np.float32]) -> dict[str, Any]:
         """Returns the state before the first round, for initial parameters [num_params].
@@ -104,18 +121,22 @@ class OwnWork:
         with user_code.running("run", self.file, NOUN, passing=_PASSING):
             result = self.work.run(own_call, copied_state(state))
         where = self._where("run")
-        if not isinstance(result, tuple) or len(result) not in (2, 3):
+        if not isinstance(result, tuple) or not 2 <= len(result) <= len(WorkResult._fields):
             raise PartError(f"{where} returned {kind(result)}; give WorkResult(deltas, state)")
-        deltas, after = result[:2]
+        deltas, after, evaluated, metrics = WorkResult(*result)
         if not isinstance(deltas, Deltas):
             raise PartError(
                 f"{where} returned {kind(deltas)} for the deltas; give what call.train returned, "
                 "scaled or shifted"
             )
         _check_changes(where, deltas)
-        if len(result) == 3 and result[2] is not None:
+        if evaluated is not None:
             raise PartError(f"{where} returned evaluated weights; only fedcli's own algorithms may")
-        return WorkResult(with_all_stats(deltas), checked_state(where, after, state))
+        return WorkResult(
+            with_all_stats(deltas),
+            checked_state(where, after, state),
+            metrics=None if metrics is None else checked_metrics(where, metrics),
+        )
 
     def _where(self, method: str) -> str:
         return user_code.method_place(self.work, method)

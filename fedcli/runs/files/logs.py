@@ -107,18 +107,18 @@ def open_logs(
     if config.record_clients:
         from fedcli.runs.files.client_records import RecordWriter
 
-        rule = _byte_rule(config, layout)
+        rule = _byte_rule(config, layout, run_dir.read_origin(path))
         logs.append(ClientLog(RecordWriter(path, round_num), rule, run_dir.read_metrics(path)))
     return tuple(logs)
 
 
-def _byte_rule(config: RunConfig, layout: ParamLayout) -> ByteRule:
-    """Returns the rule for a client's bytes; for a user's own algorithm, that of FedAvg."""
-    from fedcli.runs.client_bytes import ByteRule  # lazy: few runs record clients
+def _byte_rule(config: RunConfig, layout: ParamLayout, origin: Mapping[str, Any]) -> ByteRule:
+    """Returns the rule for a client's bytes; `origin` is the provenance of the run."""
+    from fedcli.runs.client_bytes import ByteRule, with_amounts  # lazy: few runs record clients
 
     entry = tables.ALGORITHMS.find(config.algorithm) or tables.ALGORITHMS["fedavg"]
     return ByteRule.of(
-        entry,
+        with_amounts(entry, origin),
         layout.num_params,
         is_compressed=config.compress is not None and not config.secure_sum,
         optimizer=config.client_optimizer,
