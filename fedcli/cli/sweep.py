@@ -211,4 +211,4 @@ def sweep(  # one parameter for each option that is not a field of RunConfig
         return
     lines = sweep_job.carry_out(folder, options, remarks)
     sweep_job.show(folder.path, folder.study, lines, spread, remarks, as_json=as_json)
-    sweep_job.check_failures(folder.path, lines, remarks)
+    sweep_job.check_failures(folder, lines, remarks)

@@ -188,7 +188,6 @@ def _stop_text(training: Training) -> str:
         repeated["model"] = "..."
     arguments = [repr(str(training.path))]
     arguments += [f"{name.replace('-', '_')}={value}" for name, value in repeated.items()]
-    return (
-        f"stopped after round {training.round_num} of {training.num_rounds} and saved; "
-        f"fedcli.resume({', '.join(arguments)}) continues"
-    )
+    number, total = training.round_num, training.num_rounds
+    when = f"after round {number} of {total}" if number else f"before the first of {total} rounds"
+    return f"stopped {when} and saved; fedcli.resume({', '.join(arguments)}) continues"

@@ -33,6 +33,12 @@ def files_of_code(study: Study) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
+def resume_command(path: Path, study: Study) -> str:
+    """Returns the command that continues the study in the folder `path`."""
+    allowed = (f"--code {file}" for file in files_of_code(study))
+    return " ".join([f"fedcli sweep --resume {path}", *allowed])
+
+
 def check_code(study: Study, allowed: Iterable[str | Path]) -> None:
     """Refuses code that the user did not name: a study.toml may come from another person.
 
@@ -42,4 +48,10 @@ def check_code(study: Study, allowed: Iterable[str | Path]) -> None:
     named = {Path(each).absolute() for each in allowed}
     for file in files_of_code(study):
         if file.absolute() not in named:
+            if not file.exists():
+                raise ConfigError(
+                    f"the study runs the code in {file.absolute()}, and there is no such file; "
+                    "relative paths in a study start from the current folder, not from the "
+                    "study's file"
+                )
             raise ConfigError(f"the study runs the code in {file}; pass --code {file} to allow it")

@@ -17,7 +17,7 @@ from fedcli.reports.groups import Groups, group, parse_column, remedy_without
 from fedcli.runs.record import RunRecord, load_run
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps import study_tables, trials
-from fedcli.sweeps.code import check_code
+from fedcli.sweeps.code import check_code, files_of_code
 from fedcli.sweeps.study import Study
 from fedcli.sweeps.study_folder import STUDY, StudyFolder, check_is_new, check_is_study
 from fedcli.sweeps.study_progress import StudyProgress
@@ -186,7 +186,8 @@ def sweep(
         try:
             lines = run_study(folder, options, cancel=CancelFlag(), study_progress=study_progress)
         except KeyboardInterrupt as interrupt:
-            interrupt.args = interrupt.args or (_stop_text(Path(out), study_progress),)
+            files = files_of_code(loaded) if is_file else []
+            interrupt.args = interrupt.args or (_stop_text(Path(out), files, study_progress),)
             raise
     for failure in failures(lines):
         _LOGGER.warning(failure)
@@ -205,11 +206,18 @@ def load_study(path: str | Path) -> StudyRecord:
     return StudyRecord(Path(path), study_file.read_file(Path(path) / STUDY))
 
 
-def _stop_text(path: Path, done: StudyProgress) -> str:
-    """One line that says what an interrupted study has saved, and how to continue it."""
+def _stop_text(path: Path, code: list[Path], done: StudyProgress) -> str:
+    """One line that says what an interrupted study has saved, and how to continue it.
+
+    Args:
+        path: The study's folder.
+        code: The Python files that must be named again.
+        done: The runs that have ended.
+    """
+    more = f", code={[str(file) for file in code]!r}" if code else ""
     return (
         f"stopped and saved after {done.finished} of {plural(done.total, 'run')}; "
-        f"fedcli.sweep(study, {str(path)!r}, resume=True) continues"
+        f"fedcli.sweep(study, {str(path)!r}, resume=True{more}) continues"
     )
 
 

@@ -17,6 +17,7 @@ from fedcli.reports.groups import remedy_without
 from fedcli.settings.options import is_code
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.vocabulary import NATURAL
+from fedcli.sweeps.code import resume_command
 from fedcli.sweeps.keys import Keys
 from fedcli.sweeps.outcomes import find_outcome, goes_beyond
 from fedcli.sweeps.planning import plan_of
@@ -286,7 +287,7 @@ class _Sweep:
         self._pool.stop()
         raise RunError(
             f"run {trial.number} ({trial_text(trial)}) failed: {error}; the others were stopped, "
-            f"and fedcli sweep --resume {self._path} continues the study"
+            f"and {resume_command(self._path, self._study)} continues the study"
         )
 
     def _task(self, trial: Trial, num_threads: int) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def test_ctrl_c_stops_within_one_long_round(
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("fedcli: stopped after round 0 and saved; ")
+    assert err.splitlines()[-1].startswith("fedcli: stopped before the first round and saved; ")
 
 
 def test_terminal_shows_live_progress_that_does_not_stay(

@@ -11,7 +11,7 @@ from fedcli.errors import ConfigError
 from fedcli.settings.run_config import RunConfig
 from fedcli.settings.toml_values import parse_toml
 from fedcli.sweeps import study as study_file
-from fedcli.sweeps.code import check_code
+from fedcli.sweeps.code import check_code, resume_command
 from fedcli.sweeps.planning import plan_of
 from fedcli.sweeps.points import grid_points
 from fedcli.sweeps.study_values import Range, read_range, read_seeds, split_values
@@ -234,6 +234,9 @@ def test_each_kind_of_mistake_is_one_line(mistake: str) -> None:
 def test_code_runs_only_if_the_user_names_it(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     text = f'[[case]]\nname = "own"\nalgorithm = "{file}:Mine"\n'
+    with pytest.raises(ConfigError, match=r"no such file; relative .* start from the current fold"):
+        check_code(read(text), [])
+    file.touch()
     with pytest.raises(ConfigError, match=r"pass --code .*mine\.py to allow it"):
         check_code(read(text), [])
     check_code(read(text), [file])
@@ -241,3 +244,6 @@ def test_code_runs_only_if_the_user_names_it(tmp_path: Path) -> None:
     grid = f'[grid]\naggregator = ["mean", "{file}"]\n'
     with pytest.raises(ConfigError, match="--code"):
         check_code(read(grid), [tmp_path / "other.py"])
+    command = resume_command(Path("studies/six"), read(text + grid))
+    assert command == f"fedcli sweep --resume studies/six --code {file}"
+    assert resume_command(Path("six"), read("[run]\nrounds = 1")) == "fedcli sweep --resume six"

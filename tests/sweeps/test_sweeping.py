@@ -26,6 +26,7 @@ from fedcli.runs.files.folder import checkpoint_rounds
 from fedcli.runs.trained import load_weights
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps.pool import Event, Pool
+from fedcli.sweeps.python_api import _stop_text
 from fedcli.sweeps.study_folder import StudyFolder
 from fedcli.sweeps.study_progress import StudyProgress
 from fedcli.sweeps.sweeping import SweepOptions, run_study
@@ -500,3 +501,15 @@ def test_own_code_is_run_if_it_is_named(tmp_path: Path) -> None:
     assert first[0] == first[1]
     again = fedcli.sweep(toml, tmp_path / "study", code=[file], resume=True)
     assert again.trials == record.trials
+
+
+def test_who_continues_a_study_with_code_is_told_to_name_it(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def build(input_shape, num_classes):\n    raise OSError\n")
+    toml = tmp_path / "study.toml"
+    toml.write_text(f'[run]\nrounds = 2\nmodel = "{file}"\n')
+    path = tmp_path / "study"
+    with pytest.raises(RunError, match=r" --code \S+/own\.py continues the study$"):
+        fedcli.sweep(toml, path, code=[file], fail_fast=True)
+    text = _stop_text(path, [file], StudyProgress())
+    assert f"resume=True, code=[{str(file)!r}]) continues" in text

@@ -15,7 +15,7 @@ from fedcli.errors import ConfigError, RunError, plural
 from fedcli.settings.run_config import CODE_FIELDS, OPTIONS
 from fedcli.sweeps import study as study_file
 from fedcli.sweeps import study_tables
-from fedcli.sweeps.code import check_code
+from fedcli.sweeps.code import check_code, resume_command
 from fedcli.sweeps.study import Study
 from fedcli.sweeps.study_folder import StudyFolder, default_folder
 from fedcli.sweeps.study_progress import StudyProgress
@@ -152,7 +152,8 @@ def carry_out(folder: StudyFolder, options: SweepOptions, remarks: Remarks) -> l
     def describe_stop() -> str:
         return (
             f"stopped and saved after {study_progress.finished} of "
-            f"{plural(study_progress.total, 'run')}; fedcli sweep --resume {folder.path} continues"
+            f"{plural(study_progress.total, 'run')}; {resume_command(folder.path, folder.study)} "
+            "continues"
         )
 
     lines = run_stoppable(job, cancel=cancel, describe_stop=describe_stop, attend=attend)
@@ -191,15 +192,17 @@ def show(
     screen.prose([("Study", str(path)), ("More", f"fedcli report {path}")])
 
 
-def check_failures(path: Path, lines: Sequence[Mapping[str, Any]], remarks: Remarks) -> None:
+def check_failures(
+    folder: StudyFolder, lines: Sequence[Mapping[str, Any]], remarks: Remarks
+) -> None:
     """If runs have failed, writes a line for each of them and raises RunError."""
     failed = failures(lines)
     for text in failed:
         remarks.note(text)
     if failed:
         raise RunError(
-            f"{len(failed)} of {plural(len(lines), 'run')} failed; fedcli sweep --resume {path} "
-            "tries them again"
+            f"{len(failed)} of {plural(len(lines), 'run')} failed; "
+            f"{resume_command(folder.path, folder.study)} tries them again"
         )
 
 

@@ -193,7 +193,10 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> Finished
     def describe_stop() -> str:
         if not trainings:
             return "stopped before the first round of this command; nothing was changed"
-        done = f"stopped after round {trainings[0].round_num} and saved"
+        number = trainings[0].round_num
+        done = (
+            f"stopped {f'after round {number}' if number else 'before the first round'} and saved"
+        )
         more = "".join(f" {option} {text}" for option, text in trainings[0].code.items())
         return f"{done}; fedcli train --resume {trainings[0].path}{more} continues"
 
