@@ -61,7 +61,7 @@ def build_process(
     stages: Sequence[UpdateStage] = (),
     seed: int = 0,
     root_data: BatchedDataset | None = None,
-) -> LearningProcess:
+) -> TrainingProcess:
     """Returns the training process of any algorithm.
 
     Args:

@@ -42,8 +42,10 @@ def amounts_of(entry: AlgorithmEntry) -> dict[str, int]:
 
 def with_amounts(entry: AlgorithmEntry, provenance: Mapping[str, Any]) -> AlgorithmEntry:
     """Returns a row with the amounts that the provenance of a run records, if it records any."""
-    recorded = {name: provenance[name] for name in _AMOUNTS if name in provenance}
-    return replace(entry, **{n: each for n, each in recorded.items() if isinstance(each, int)})
+    recorded: dict[str, Any] = {
+        name: provenance[name] for name in _AMOUNTS if isinstance(provenance.get(name), int)
+    }
+    return replace(entry, **recorded)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from fedcli.learning.engines import choosing
 from fedcli.learning.engines.contract import Engine
 from fedcli.learning.process import LearningProcess
 from fedcli.learning.state import ServerState
+from fedcli.learning.training_process import TrainingProcess
 from fedcli.models import sources
 from fedcli.models.layout import ParamLayout
 from fedcli.models.model import Model
@@ -115,7 +116,7 @@ class Federation:
     config: RunConfig
     splits: dict[str, ClientData]
     engine: Engine
-    process: LearningProcess
+    process: TrainingProcess
     evaluator: LearningProcess
     sampled_clients: SampledClients
     groups: tuple[EvaluationGroup, ...]

@@ -194,9 +194,8 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> Finished
         if not trainings:
             return "stopped before the first round of this command; nothing was changed"
         number = trainings[0].round_num
-        done = (
-            f"stopped {f'after round {number}' if number else 'before the first round'} and saved"
-        )
+        when = f"after round {number}" if number else "before the first round"
+        done = f"stopped {when} and saved"
         more = "".join(f" {option} {text}" for option, text in trainings[0].code.items())
         return f"{done}; fedcli train --resume {trainings[0].path}{more} continues"
 

@@ -77,7 +77,7 @@ class OwnWork:
         return self._count("num_passes", 1)
 
     @property
-    def amounts(self) -> dict[str, int]:
+    def amounts(self) -> dict[str, Any]:
         """What a client receives and sends, by the name of the field of `AlgorithmEntry`.
 
         By default a client sends one vector for each pass over the data: the delta of `train`, or
