@@ -214,7 +214,8 @@ def open_group(parent: Any, name: bytes, where: str) -> Any:
     opened = _open_object(parent, name, where)
     if not isinstance(opened, h5py.h5g.GroupID):
         raise DataError(
-            f"{where}: {_shown(name)} is not a group, as in federated data; give another file"
+            f"{where}: {_shown(name)} is not a group, but in federated data it is one; give "
+            "another file"
         )
     return opened
 
@@ -229,7 +230,8 @@ def open_dataset(parent: Any, name: bytes, where: str) -> Any:
     opened = _open_object(parent, name, where)
     if not isinstance(opened, h5py.h5d.DatasetID):
         raise DataError(
-            f"{where}: {_shown(name)} is not a dataset, as in federated data; give another file"
+            f"{where}: {_shown(name)} is not a dataset, but in federated data it is one; give "
+            "another file"
         )
     plist = opened.get_create_plist()
     if plist.get_layout() == h5py.h5d.VIRTUAL or plist.get_external_count():

@@ -390,7 +390,7 @@ def test_a_name_of_tff_is_answered_wherever_it_is_looked_up(name: str) -> None:
 
 def test_layers_refuse_an_initializer_and_say_what_gives_weights() -> None:
     with pytest.raises(
-        TypeError, match=r"Dense and Conv2D take one, and process.set_model_weights"
+        TypeError, match=r"Dense and Conv2D take an initializer, and process.set_model_weights"
     ):
         layers.BatchNorm(gamma_initializer="zeros")  # type: ignore[call-arg]
     he = layers.Dense(10, kernel_initializer="he_normal")

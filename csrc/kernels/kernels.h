@@ -80,8 +80,8 @@ typedef struct fed_tiles_backward {
     size_t gradient_stride;
     float *inputs_gradient; /* out [num_rows][I], inputs_stride apart; NULL: not needed */
     size_t inputs_stride;
-    int ignores_zeros; /* 1: the gradient by an input of 0 is not needed, and may be 0. Then its
-                          products are left out, also those with infinity and NaN */
+    int ignores_zeros; /* 1: the gradient by an input of 0 is not needed, and may be 0. Products
+                          for such an input are left out, also with infinity and NaN */
 } fed_tiles_backward;
 
 /* How a convolution's window moves over its input. Sizes other than `height` are in floats. `run`
@@ -112,8 +112,8 @@ typedef struct fed_lists {
     float *sums;        /* [channels]: sums of the gradients */
 } fed_lists;
 
-/* A window of a convolution, and those of FED_WINDOW_CHANNELS output channels whose gradients by
- * the window's outputs are not 0. */
+/* A window of a convolution, and the output channels whose gradients by the window's outputs are
+ * not 0, of a group of FED_WINDOW_CHANNELS channels. */
 enum { FED_WINDOW_CHANNELS = 64 };
 typedef struct fed_window_terms {
     uint64_t channels; /* a bit for each channel */
@@ -167,8 +167,8 @@ typedef struct fed_products {
     size_t out_panel;
 } fed_products;
 
-/* The operands of the gradient by the weights. Members have the same meaning; out is fetched, too.
- */
+/* The operands of the gradient by the weights. Members mean the same as in fed_products; out is
+ * fetched, too. */
 typedef struct fed_products_gradient {
     size_t num_rows;
     size_t num_inputs, num_outputs; /* panels */
@@ -261,9 +261,8 @@ typedef struct fed_gemm {
     size_t num_runs;
     const float *weights; /* panels of [taps][FED_PAD], panel_size apart */
     size_t panel_size;
-    size_t
-        num_channels; /* of out; channels that pad a panel become 0, and so must their weights be */
-    const float *bias; /* [num_channels], padded with zeros to whole panels; or NULL: zeros */
+    size_t num_channels; /* of out; channels that pad a panel become 0; their weights must be 0 */
+    const float *bias;   /* [num_channels], padded with zeros to whole panels; or NULL: zeros */
     float least;
     float *out;
 } fed_gemm;

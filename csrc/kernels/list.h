@@ -110,7 +110,7 @@ KERNEL(void, conv_find_terms, const float *outputs /* or NULL */, const float *g
        const int32_t *offsets, const fed_offsets *at, size_t num_cells, size_t cell_step,
        size_t num_channels, fed_window_terms *terms /* out: channels and offset */)
 /* Orders the windows by their number of channels, because the end of a short loop of varying length
- * is often predicted wrongly. Returns the number of windows with any. */
+ * is often predicted wrongly. Returns the number of windows with at least one channel. */
 KERNEL(size_t, conv_order_terms, const fed_window_terms *terms, size_t num_windows,
        fed_window_terms *ordered /* out [num_windows] */)
 /* Adds to each window the sum over its channels of the gradient times the channel's weights. */

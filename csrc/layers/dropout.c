@@ -30,8 +30,8 @@ static void put_bits(uint32_t drawn, uint16_t *bits) {
     bits[1] = (uint16_t)(drawn >> 16);
 }
 
-/* Makes `count` draws. After the first one the stream is at the beginning of a draw, and the next
- * halves of draws are made many at a time. */
+/* Makes `count` draws. After the first one the stream is at the beginning of a draw, so the others
+ * can be made many at a time, as halves of 32 bits. */
 static void draw_bits(fed_rng *rng, size_t count, uint16_t *bits) {
     uint32_t halves[DRAWN_HALVES];
     const uint64_t first = fed_rng_u64(rng);

@@ -25,7 +25,7 @@ typedef struct fed_stage {
     fed_buffer in_2;   /* of its second source, if it has one */
     fed_buffer out;
     int ignores_zeros; /* 1: the gradient by its first source has no effect where that source is 0,
-                          because relu computed it; it may be 0 there */
+                          because relu computed the source; the gradient may be 0 there */
     size_t start, packed_size; /* of the packed parameters that are trained */
     size_t moving_start;       /* of the moving statistics: see fed_layer_kind.has_moving */
     size_t saved_bytes;        /* per example, written by forward and read by backward */
@@ -146,7 +146,8 @@ typedef struct fed_layer_kind {
     size_t num_inputs;                 /* 0 stands for 1 */
     fed_shape (*second_input)(const fed_layer *layer); /* its shape; NULL: as the first */
     int keeps_inputs; /* 1 if the slope of its activation may need the inputs */
-    int keeps_relu;   /* 1 if of inputs >= 0 it lets through only one of 0 where its output is 0 */
+    int keeps_relu;   /* 1 if, for inputs >= 0, the gradient by an output of 0 reaches only inputs
+                         of 0 */
     int is_input;     /* 1 if it is before all other layers, and no gradient passes through it */
     int mixes;        /* 1 if it mixes the examples of a training batch; the last input layer */
     /* 1 if it has a moving mean and a moving variance, [channels] each, which are not trained. In

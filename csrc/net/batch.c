@@ -61,8 +61,8 @@ static float *element(float *values, size_t offset) {
 }
 
 /* The gradient by value v of example b. Inside the example stages each block has a place, which its
- * examples use in turn. Its size must not depend on the value, because threads run different stages
- * at the same time. */
+ * examples use in turn. The size of a place must not depend on the value, because threads run
+ * different stages at the same time. */
 static float *gradient_at(const fed_batch *batch, size_t v, size_t b, size_t block) {
     if (v <= batch->net->num_input_stages) return NULL;
     if (!is_inside(batch->net, v)) return element(batch->gradients[v], b * num_values(batch, v));
@@ -74,7 +74,7 @@ static float *gradient_at(const fed_batch *batch, size_t v, size_t b, size_t blo
  * threads can share a usual batch of 10 or 20 examples, or a part of it (fed_net_part_size). */
 enum { BLOCK_ROWS = 5, PART_BLOCK_ROWS = 2, MAX_BLOCKS = 8 };
 
-/* The number of blocks of stage s. Other stages than those of the front have one. */
+/* The number of blocks of stage s. A stage behind the front has one. */
 static size_t num_blocks_of(const fed_net *net, size_t s, size_t num_rows) {
     const size_t block = s < net->num_example_stages ? BLOCK_ROWS : PART_BLOCK_ROWS;
     return s < net->num_front_stages ? fed_smaller(fed_pieces(num_rows, block), MAX_BLOCKS) : 1;
@@ -383,7 +383,7 @@ static fed_images_pass images_pass(const fed_batch *batch, const float *params, 
     return pass;
 }
 
-/* The arguments of a stage that takes images for one of them. */
+/* The arguments, for one image, of a stage that takes images. */
 static fed_images_pass image_pass(const fed_pass *of) {
     return (fed_images_pass){
         .kernels = of->kernels,
@@ -580,8 +580,8 @@ static size_t first_of_block(const stages_call *call, size_t block) {
     return block * call->num_rows / call->num_blocks;
 }
 
-/* Writes the values again that stage s reads and that were not kept. The last reader of a value
- * comes first in the backward pass. */
+/* Writes again the values that were not kept and of which stage s is the last reader. In the
+ * backward pass it is the first stage that needs them. */
 static void repeat_sources(const stages_call *call, size_t s, size_t b, int worker) {
     const fed_net *net = call->batch->net;
     for (size_t i = 0; i < fed_num_inputs(net->stages[s].layer); i++) {

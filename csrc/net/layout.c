@@ -125,8 +125,8 @@ static size_t moving_size(const fed_stage *stage) {
     return fed_kind_of(stage->layer)->has_moving ? 2 * stage->in.pixel_stride : 0;
 }
 
-/* 1 if the backward pass ignores the gradient by value v where that value is 0: relu does, and so
- * does a max-pool or a dropout behind it. */
+/* 1 if the backward pass ignores the gradient by value v where that value is 0. This is so if relu
+ * computes the value, or a max-pool or a dropout behind a relu. */
 static int ignores_zeros(const fed_net *net, size_t v) {
     if (v <= net->num_input_stages) return 0;
     const fed_stage *stage = &net->stages[v - 1];
@@ -162,7 +162,7 @@ static void lay_out_stages(fed_net *net) {
 
 /* ---- Memory of values ------------------------------------------------------------------------ */
 
-/* 1 if a value can use a place; if is_same, only if all values of the place have its layout. */
+/* 1 if a value can use a place; with is_same, all values there must have the value's layout. */
 static int fits(const fed_place *place, const fed_value *value, int is_inside, int is_same) {
     if (!place->is_free || place->is_inside != is_inside) return 0;
     return !is_same || (memcmp(&place->buffer, &value->buffer, sizeof place->buffer) == 0 &&
@@ -234,10 +234,10 @@ static void place_gradients(fed_net *net) {
     }
 }
 
-/* Assigns places to the values, for scoring, where nothing is kept for a backward pass, and for
- * values that are not kept in training. A value is alive from the stage that computes it to its
- * last reader, in the backward pass as well. The borders of a place stay zeros, so its values must
- * have the same layout. */
+/* Assigns places to the values. Scoring uses them for all values, because it keeps nothing for a
+ * backward pass; training uses them for the values that it does not keep. A value is alive from the
+ * stage that computes it to its last reader, in the backward pass as well. The borders of a place
+ * stay zeros, so its values must have the same layout. */
 static void place_values(fed_net *net) {
     net->num_value_places = 0;
     for (size_t v = 0; v <= net->num_stages; v++) {
@@ -265,8 +265,8 @@ static size_t num_seen(const fed_stage *stage) {
     return stage->in.num_values + stage->out.num_values;
 }
 
-/* 1 if only stages before number `end` read the values that are computed before the last of them.
- */
+/* 1 if the stages from number `end` on read only the last one of the values before them, which are
+ * the image and the outputs of the earlier stages. */
 static int is_closed(const fed_net *net, size_t end) {
     for (size_t v = 0; v < end; v++)
         if (net->values[v].last_reader >= end) return 0;

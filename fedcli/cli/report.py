@@ -277,7 +277,7 @@ def report(
 
 
 def _say_written(files: Mapping[str, Path | None], remarks: Remarks, *, on_screen: bool) -> None:
-    """Prints a line for each written file; beside output for other programs, only with -v."""
+    """Prints a line for each written file; only with -v if another program reads the output."""
     for file in files.values():
         if file is not None and on_screen:
             click.echo(f"Wrote {one_line(str(file))}")

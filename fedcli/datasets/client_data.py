@@ -49,7 +49,7 @@ class ClientData(ExplainsNames, abc.ABC):
         replaces: For a test split given by --test-data, the source of the test split that it
             replaces, if there is one; else empty.
         has_train_examples: For a test split given by --test-data, whether it has the examples of
-            the train split, because both were read from the same file.
+            the train split, because both were read from one file or from equal files.
         notes: Notes on the data for the user, one line each.
         cache: Keeps clients that were decompressed or generated; None if they are memory-mapped.
         is_generated: Whether the C core generates clients into `cache`. Several threads can do so

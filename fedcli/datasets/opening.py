@@ -55,8 +55,8 @@ def load(
 ) -> tuple[ClientData, ClientData | None]:
     """Returns the train split of a dataset, and its test split.
 
-    The test split is None if the data have none, as in one TFF file of train examples. Then
-    `test_data` names the file of test examples: load("train.h5", "test.h5").
+    The test split is None if the data have none, as in one TFF file of train examples. In this case
+    give the file of test examples as `test_data`: load("train.h5", "test.h5").
 
     The arguments are the fields of `DataSource`; `cache_bytes` is explained in `open_splits`.
 

@@ -55,8 +55,8 @@ def notes_of_test_data(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
 def notes_on(splits: Mapping[str, ClientData]) -> tuple[str, ...]:
     """Returns notes for the user about opened data, one line each.
 
-    They are those of `notes_of_test_data`, and say which properties of the data make training
-    difficult.
+    The first are those of `notes_of_test_data`. The others say which properties of the data make
+    training difficult.
     """
     of_test = notes_of_test_data(splits)
     seen = (note for data in splits.values() for note in data.examine())
@@ -87,7 +87,8 @@ def check_fit(data: ClientData, model: Model) -> None:
     if data.num_classes != layout.num_classes:
         remedy = f"choose a model whose last layer has {data.num_classes} outputs, or other data"
         if data.num_classes < layout.num_classes:
-            remedy = f"set --num-classes to {layout.num_classes} if the labels mean the same"
+            remedy = f"set --num-classes to {layout.num_classes} if the labels mean what they mean "
+            remedy += "to the model"
         raise DataError(
             f"{data.source} has {plural(data.num_classes, 'class')}, but the model has "
             f"{layout.num_classes}; {remedy}"

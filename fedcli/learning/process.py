@@ -201,7 +201,7 @@ class _Computation:
     """A method of a process, called as usual, with its `type_signature` as in TFF."""
 
     def __init__(self, method: Callable[..., Any], signature: str) -> None:
-        """Takes the bound method, and the name of the process's property with its type."""
+        """Takes the bound method, and the name of the process's property with the method's type."""
         update_wrapper(self, method)
         self._method, self._signature = method, signature
 
@@ -210,7 +210,7 @@ class _Computation:
         return self._method(*args, **named)
 
     def __repr__(self) -> str:
-        """Returns that of the method."""
+        """Returns the text that stands for the method."""
         return repr(self._method)
 
     @property

@@ -65,7 +65,7 @@ BUILT_IN = (
     *("sparse_categorical_accuracy", "loss", "num_examples", "num_batches"),
     "num_non_finite_clients",
 )
-# Names that a user's metrics cannot have: these, and those that built-in metrics have in tables.
+# Names that a user's metrics cannot have: `BUILT_IN`, and the tables' names of such metrics.
 RESERVED = (*BUILT_IN, *MEASURES)
 
 

@@ -148,7 +148,7 @@ def round_row(line: Mapping[str, Any]) -> RoundRow:
         THRESHOLD: aggregated.get("secure_sum", {}).get("is_skipped"),
         AGGREGATOR: aggregated.get("skipped"),
     }
-    # A round without reports has none for the aggregator, so the first reason is the cause.
+    # Without reports the aggregator gets no deltas, either, so the first reason is the cause.
     skip_reason = next((reason for reason, is_true in skips.items() if is_true), "")
     return RoundRow(
         line["round"],

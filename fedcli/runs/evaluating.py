@@ -318,7 +318,7 @@ def _evaluate_on(
 
 
 def _note_of_split(data: EvaluatedData, split: str) -> list[str]:
-    """A line for the user of other data whose train split is evaluated by default."""
+    """A line for the user if, of other data, the train split is evaluated by default."""
     if "data" not in data.overridden or data.split is not None or split != "train":
         return []
     return [

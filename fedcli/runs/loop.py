@@ -307,7 +307,7 @@ class Training:
 
     @contextmanager
     def _naming_round(self, round_num: int) -> Iterator[None]:
-        """Adds to an error of the user's code the round, and what is saved if a round is."""
+        """Adds to an error of the user's code the round and, if a round is saved, which one."""
         try:
             yield
         except OwnCodeError as err:

@@ -16,7 +16,6 @@ from fedcli.digest import blake2b
 from fedcli.errors import ConfigError, RunError
 from fedcli.files import read_bounded
 from fedcli.learning.engines.contract import Engine
-from fedcli.runs.client_bytes import amounts_of
 from fedcli.runs.files import checkpoint, folder
 from fedcli.settings.data_source import DataSource
 from fedcli.settings.options import Value
@@ -76,11 +75,20 @@ def provenance_of(
         "threads": engine.num_threads,
         "data": fingerprint,
         "parameters": num_params,
-        **(amounts_of(algorithm) if algorithm.file else {}),
+        **_own_amounts(algorithm),
         "streams": STREAMS,
         **inputs,
         **{f"{name}{_FILE}": file_digest(path, name) for name, path in files_of(config)},
     }
+
+
+def _own_amounts(algorithm: AlgorithmEntry) -> dict[str, int]:
+    """Returns what a client of a user's own algorithm receives and sends; {} for a built-in one."""
+    if not algorithm.file:
+        return {}
+    from fedcli.runs.client_bytes import amounts_of  # lazy: few runs have an own algorithm
+
+    return amounts_of(algorithm)
 
 
 def attack_data_of(config: RunConfig) -> DataSource | None:

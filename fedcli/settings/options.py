@@ -325,7 +325,7 @@ def choose(table: Mapping[str, T], name: str, what: str) -> T:
 
     Raises:
         ConfigError: There is none. The message says `unknown WHAT 'NAME'` and lists the names. Or
-            the name is another object than a text.
+            `name` is not a text.
     """
     if not isinstance(name, str):
         raise ConfigError(not_a_text(what, name))
@@ -365,8 +365,8 @@ def not_a_text(label: str, value: object, wanted: str = "a name or a path") -> s
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Returns `; did you mean X?` for the names similar to a wrong one; "" if there are none.
 
-    A name that differs only in upper case, hyphens and underscores is the only one. Otherwise there
-    are at most three; those that begin with the wrong name come first. If no name is similar, they
+    If a name differs only in upper case, hyphens or underscores, only this one is named. Otherwise
+    at most three are; those that begin with the wrong name come first. If no name is similar, they
     are names that end with `_` and the wrong one.
     """
     import difflib  # lazy: only mistakes need it

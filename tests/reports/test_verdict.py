@@ -87,7 +87,7 @@ def skipped_line(round_num: int, *, by_reports: bool) -> dict[str, Any]:
         "round": round_num,
         "client_work": {"train": train},
         "participation": {"num_reports": 1, "is_skipped": int(by_reports)},
-        "aggregator": {"skipped": 1},  # a round without reports has none for the aggregator
+        "aggregator": {"skipped": 1},  # without reports the aggregator gets no deltas, either
         "finalizer": {"update_non_finite": 1},
     }
 

@@ -200,7 +200,7 @@ def attend(worker: Worker[Any], monitor: Monitor, remarks: Remarks) -> None:
 def first_line(training: Training) -> str:
     """Returns the first line of a run's log: its folder, rounds, algorithm and data.
 
-    For a run without rounds left: how to train more.
+    For a run with nothing left to train: that it ended early, or how to train more.
     """
     config = training.config
     if training.is_finished:

@@ -41,7 +41,7 @@ _LEGEND = (
     "At random: mean TV of as many examples, drawn at random from all clients.",
     "Effective classes: exp of the entropy; n if n classes are equally frequent.",
 )
-_ALIKE = 0.1  # the mean TV of random labels may differ from that at random by this share
+_ALIKE = 0.1  # up to this share of difference, a mean TV counts as equal to that at random
 
 
 @dataclass(frozen=True)

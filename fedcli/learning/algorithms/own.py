@@ -144,7 +144,7 @@ class OwnWork:
 
 @dataclass(frozen=True)
 class _OwnCall(CohortCall):
-    """A call whose stats refuse to be read for sizes of deltas that are not measured."""
+    """A call whose deltas refuse to give sizes that were not measured."""
 
     def _run(self, *args: Any, **named: Any) -> Deltas:
         deltas = super()._run(*args, **named)

@@ -170,8 +170,8 @@ class Deltas:
         """Applies a rule to the individual deltas, coordinate by coordinate.
 
         Only deltas of clients with a weight above 0 count: those that are finite and come from at
-        least one example. If there are none the result is NaN, which the finalizer rejects. So it
-        is if `delta_sum` is a sum of gradients that is not finite; see `rows`.
+        least one example. If there are none, or if `delta_sum` is a sum of gradients that is not
+        finite (see `rows`), the result is NaN, which the finalizer rejects.
 
         Args:
             rule: Takes values [num_coordinates, num_clients], which it may overwrite, and returns

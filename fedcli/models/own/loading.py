@@ -116,7 +116,7 @@ def wrap(
 ) -> Model:
     """Wraps a user's object as a model for `fedcli.learning`. A `Model` needs no wrapping.
 
-    An object that was wrapped without its number of classes is wrapped again if it is given.
+    An object that was wrapped without `num_classes` is wrapped again if `num_classes` is given.
 
     Args:
         model: An `OwnModel`, a `torch.nn.Module`, or a class or function without arguments that

@@ -18,7 +18,7 @@ _FOLDERS = {folder.CHECKPOINTS: r"round-0+\.h5", folder.EVENT_FILES: r".*tfevent
 
 
 def discard(path: Path) -> None:
-    """Deletes a run's folder, unless it holds something that no run without a round writes.
+    """Deletes a run's folder if it holds only what a run writes before its first round ends.
 
     An error is ignored, because the folder is then like that of a run that was killed.
 

@@ -500,7 +500,7 @@ def looks_like_run(path: Path) -> bool:
 
 
 def refuse_as_data(data: str) -> None:
-    """Raises ConfigError if data are named by the folder of a run. Names of datasets go first."""
+    """Raises ConfigError if a name of data is a run's folder, unless a dataset has this name."""
     try:
         is_run = data not in tables.DATASETS and looks_like_run(Path(data))
     except OSError:  # a path that cannot be accessed is refused when it is opened

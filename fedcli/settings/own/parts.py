@@ -2,9 +2,9 @@
 
 A part is a function or a class. It is called with keyword arguments. Some are values of the run
 (`Family.arguments`). Every other parameter whose default is a truth value, a number, a text or a
-list of numbers is an option that the user may set, of the default's type; so is one whose default
-is None, as a number that may be missing. An attribute `options` of the part, a tuple of `Option`,
-may give ranges and descriptions of its options.
+list of numbers is an option that the user may set, of the default's type. A parameter whose default
+is None is an option, too: a number that may be missing. An attribute `options` of the part, a tuple
+of `Option`, may give ranges and descriptions of its options.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The errors about unknown names (`fedcli.lazy.UnknownName`), unknown arguments
 (`fedcli.errors.refuse_unknown`) and unknown values (`fedcli.settings.options.choose`) load these
-tables. Tests compare the manual's page coming-from with
-them. The code in an answer assumes `import fedcli` and `from fedcli import aggregators, datasets,
-layers, learning, models, optimizers, own_models`.
+tables. Tests compare the tables with the manual's page coming-from. The code in an answer assumes
+`import fedcli` and `from fedcli import aggregators, datasets, layers, learning, models, optimizers,
+own_models`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PeerArgument(NamedTuple):
     why: str = ""
 
 
-_SHAPE_GOES_IN = "write models.sequential([layers.Input(shape), ...]), whose list starts with it"
+_SHAPE_GOES_IN = "write models.sequential([layers.Input(shape), ...]), with the shape at the start"
 _NO_TYPES = "arrays are NumPy's, and no types, placements or computations are declared"
 _LOADS = 'datasets.load("emnist-digits")'
 _OWN_PART = "see fedcli help extending"
@@ -424,8 +424,8 @@ _OURS = "leave it out"
 _INITIALIZER = PeerArgument(
     (),
     "its weights start as Keras draws them (kernels glorot_uniform, biases 0); Dense and Conv2D "
-    "take one, and process.set_model_weights(state, arrays) or RunConfig(initial_weights=FILE) "
-    "gives any others",
+    "take an initializer, and process.set_model_weights(state, arrays) or "
+    "RunConfig(initial_weights=FILE) gives any others",
 )
 _PENALTY = PeerArgument(
     ("weight_decay",),

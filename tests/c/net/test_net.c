@@ -234,8 +234,8 @@ static fed_net net_named(const char *name, table *t) {
     return net;
 }
 
-/* The stages end before the first one with many parameters, or before a value that is read again
- * behind it. Outputs of norms are not kept inside these stages. */
+/* The stages end before the first one with many parameters. Later stages read only the last of
+ * their values. Outputs of norms are not kept inside these stages. */
 static void test_leading_stages_with_large_images_run_by_example(void) {
     table t;
     fed_net net = net_named("wide, behind large images with norms", &t);
