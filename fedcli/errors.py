@@ -124,6 +124,7 @@ _PAIR = r"--([a-z][a-z0-9-]*) ((?!(?:and|or|to)\b)[a-z0-9](?:[\w.+=-]*\w)?)"
 _PAIRS = (
     r"\b(?P<word>write|pass|give|choose|use|in|with|or|and)"
     rf"(?P<pairs>(?: {_PAIR})+)(?=[;,.)]|$| (?:or|and) )"
+    r"(?!, \w[\w-]*(?:[,;]|$| (?:or|and) ))"  # several values, as in `--algorithm fedavg, mime`
 )
 _SWITCHES = {"force": "force=True", "best": "best=True", "fresh-weights": "fresh_weights=True"}
 _FUNCTIONS = {"resume": "fedcli.resume", "config": "RunConfig"}

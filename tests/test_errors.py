@@ -51,6 +51,8 @@ def test_a_message_that_is_short_stays() -> None:
         ("--client-lr -1: choose a number", "client_lr=-1: choose a number"),
         ("--seed 5 with --sampling tff: no", "seed=5 with sampling tff: no"),
         ("or choose --algorithm fedavg", 'or choose algorithm="fedavg"'),
+        ("choose --algorithm fedavg, mime, or q", "choose algorithm fedavg, mime, or q"),
+        ("choose --algorithm fedavg, fedprox or q", "choose algorithm fedavg, fedprox or q"),
         (
             "write --algorithm fedavg --client-weighting uniform",
             'write algorithm="fedavg", client_weighting="uniform"',
