@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fedcli
@@ -18,7 +19,7 @@ from fedcli import aggregators, datasets, layers, learning, models, optimizers, 
 from fedcli.cli import main as cli
 from fedcli.datasets.batches import ClientDataset
 from fedcli.datasets.client_data import ClientData
-from fedcli.lazy import ExplainsNames
+from fedcli.lazy import ExplainsNames, UnknownName
 from fedcli.learning.named_builders import AlgorithmParts
 from fedcli.models.layers.contract import KINDS
 from fedcli.models.own.loading import PythonModel
@@ -214,15 +215,50 @@ def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
             "write data.client(client_id)",
         ),
         (
+            "optimizers.build_sgdm(learning_rate=0.02)",
+            AttributeError,
+            "module 'fedcli.optimizers' has no attribute 'build_sgdm'; in place of TFF's, write "
+            "optimizers.sgd(0.02) (with momentum=..., if you gave one)",
+        ),
+        (
+            "fedcli.program.FileProgramStateManager('states')",
+            AttributeError,
+            "module 'fedcli' has no attribute 'program'; in place of TFF's, write "
+            "fedcli.train(config, out) (it saves by itself, and fedcli.resume(out) continues the "
+            "run)",
+        ),
+        (
+            "datasets.TestClientData({})",
+            AttributeError,
+            "module 'fedcli.datasets' has no attribute 'TestClientData'; in place of TFF's, write "
+            "data, _ = datasets.from_arrays({client_id: (pixels, labels)})",
+        ),
+        (
+            "client.shuffle(100, seed=1)",
+            AttributeError,
+            "a ClientDataset has no attribute 'shuffle'; in place of TFF's, write "
+            ".preprocess(shuffle_buffer=100) (seed= sets its seed)",
+        ),
+        (
+            "datasets.SqlClientData('train.sqlite')",
+            AttributeError,
+            "module 'fedcli.datasets' has no attribute 'SqlClientData'; in place of TFF's, write "
+            'train, test = datasets.load("sample.h5") (after fedcli preprocess FILE --out '
+            "sample.h5, which makes a store of an SQLite file)",
+        ),
+        (
             "client.take(40)",
             AttributeError,
-            "a ClientDataset has no attribute 'take'; in place of TFF's, write list(dataset)[:40]",
+            "a ClientDataset has no attribute 'take'; in place of TFF's, write list(dataset)[:40] "
+            "(to train on them, give dataset.images()[:40] and dataset.labels[:40] to "
+            "datasets.from_arrays)",
         ),
         (
             "client.preprocess().take(2)",
             AttributeError,
             "a BatchedDataset has no attribute 'take'; in place of TFF's, write list(batches)[:2] "
-            "(these are batches; .preprocess(max_examples=40) ends after 40 examples)",
+            "(these are batches; .preprocess(max_examples=40) ends after 40 examples, with all "
+            "epochs counted together)",
         ),
         (
             "data.datasets()",
@@ -344,15 +380,42 @@ def test_the_error_says_what_to_write(code: str, error: type[Exception], message
 
 def test_objects_whose_names_are_answered_exist() -> None:
     found = (models.Model, PythonModel, datasets.BatchedDataset, learning.ServerState)
-    assert {f"a {each.__name__}" for each in found} == set(OF_OBJECTS)
+    named = {f"a {each.__name__}" for each in found}
+    assert named | {"module 'fedcli.learning'"} == set(OF_OBJECTS)
     for kind in found:
         assert not [name for name in OF_OBJECTS[f"a {kind.__name__}"] if hasattr(kind, name)]
+
+
+def test_the_modules_of_tff_s_algorithms_lead_to_the_builders() -> None:
+    # In a program that has trained, `learning.algorithms` exists, because Python binds submodules.
+    error = UnknownName.of_module("fedcli.learning", "algorithms", dir(learning))
+    assert str(error) == (
+        "module 'fedcli.learning' has no attribute 'algorithms'; the functions of "
+        "tff.learning.algorithms are in fedcli.learning itself, such as "
+        "fedcli.learning.build_weighted_fed_avg; for an algorithm of your own, fedcli.algorithms "
+        "has the base classes"
+    )
+
+
+def test_the_first_examples_of_a_client_can_be_trained_on_for_several_epochs() -> None:
+    data, _ = datasets.load()
+    dataset = data.client(data.client_ids[0])
+    first, _ = datasets.from_arrays({"c": (dataset.images()[:40], dataset.labels[:40])})
+    batches = list(first.client("c").preprocess(epochs=5, batch_size=40))
+    expected, *_ = dataset.preprocess(batch_size=40)
+    assert len(batches) == 5
+    for batch in batches:
+        np.testing.assert_array_equal(batch["x"], expected["x"])
+        np.testing.assert_array_equal(batch["y"], expected["y"])
+    cut = dataset.preprocess(epochs=5, max_examples=40)
+    assert sum(len(batch["y"]) for batch in cut) == 40  # with all epochs counted together
 
 
 def test_a_builder_of_an_optimizer_leads_to_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["train", "--client-optimizer", "build_sgdm"]) == 1
     assert capsys.readouterr().err.endswith(
-        "; in place of TFF's, write --client-optimizer sgd --client-option momentum=0.9\n"
+        "; in place of TFF's, write --client-optimizer sgd (with --client-option momentum=..., if "
+        "you gave one)\n"
     )
 
 

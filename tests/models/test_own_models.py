@@ -563,6 +563,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         r"own_models\.ArraySpec",
     ),
     "variables empty": ({"trainable_variables": []}, "trainable_variables: is empty"),
+    "variables that are not trained": (
+        {"non_trainable_variables": [np.zeros(3, np.float32)]},
+        "non_trainable_variables: are not supported; keep constants in other attributes, or leave",
+    ),
     "variables wide": (
         {"trainable_variables": [np.zeros((20, 3))]},
         r"\[0\] is float64 \[20, 3\]; give float32",
@@ -662,6 +666,24 @@ def test_method_that_is_not_there_is_named() -> None:
 
     with pytest.raises(ModelError, match=r"test_own_models.py:\d+: Bare has no input_spec; a mod"):
         wrap(Bare())
+
+
+def test_a_class_whose_arguments_are_needed_is_refused_before_it_is_called() -> None:
+    message = (
+        r"^the model MnistModel needs num_inputs, num_classes; give a function without arguments, "
+        r"such as lambda: MnistModel\(\.\.\.\)$"
+    )
+    with pytest.raises(ModelError, match=message):
+        learning.build_weighted_fed_avg(example_class(), optimizers.sgd(0.1))
+    process = learning.build_weighted_fed_avg(lambda: example_class()(20, 3), optimizers.sgd(0.1))
+    assert isinstance(process, LearningProcess)
+
+
+def test_a_model_may_have_an_empty_list_of_variables_that_are_not_trained() -> None:
+    class Empty(Small):
+        non_trainable_variables = ()
+
+    assert isinstance(wrap(Empty), PythonModel)
 
 
 def test_arrays_that_are_replaced_later_are_refused() -> None:

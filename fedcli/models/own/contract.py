@@ -57,7 +57,7 @@ class OwnModel(Protocol):
     in checkpoints and exported files (by default variable_0, variable_1, ...); and, for a model
     that draws random numbers, `set_random_seed(seed: int)`. It is called before each client. The
     seed depends only on the run's seed, the client and the round, so that a resumed run draws the
-    same numbers.
+    same numbers. `non_trainable_variables`, which TFF's models have, must be empty or missing.
 
     Attributes:
         trainable_variables: float32 arrays that hold the initial weights at first. The engine

@@ -138,6 +138,12 @@ def wrap(
     file, where = user_code.source_file(model), type(model).__name__
     if isinstance(model, type) or inspect.isroutine(model):
         where = getattr(model, "__name__", "model")
+        needed = user_code.needed_arguments(model)
+        if needed:
+            raise ModelError(
+                f"the model {where} needs {', '.join(needed)}; give a function without arguments, "
+                f"such as lambda: {where}(...)"
+            )
         with user_code.running(where, file):
             model = model()
         file = user_code.source_file(model)

@@ -284,6 +284,17 @@ class Network:
                 )
             if name in METHODS and not callable(getattr(self.model, name)):
                 raise self.fault(name, "is not a method; make it one")
+        self._refuse_non_trainable()
+
+    def _refuse_non_trainable(self) -> None:
+        """Refuses variables of TFF's contract that neither the server nor a checkpoint keeps."""
+        name = "non_trainable_variables"
+        with self._running(name):
+            num_variables = len(getattr(self.model, name, None) or ())
+        if num_variables:
+            raise self.fault(
+                name, "are not supported; keep constants in other attributes, or leave them out"
+            )
 
     def _read_variables(self) -> list[NDArray[np.float32]]:
         name = "trainable_variables"

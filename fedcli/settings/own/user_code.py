@@ -170,6 +170,23 @@ def defined_in(module: ModuleType) -> list[str]:
     ]
 
 
+def needed_arguments(function: Callable[..., Any]) -> list[str]:
+    """Returns the names of the arguments of a function or class that have no default."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [
+        each.name
+        for each in _parameters(function)
+        if each.default is each.empty and each.kind not in several
+    ]
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return []  # functions written in C may have no signature
+
+
 def call_with(
     function: Callable[..., Any],
     arguments: Mapping[str, Any],
@@ -194,20 +211,14 @@ def call_with(
             fails.
     """
     option = f"--{noun.replace(' ', '-')}-option"
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []  # functions written in C may have no signature
+    parameters = _parameters(function)
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = {each.name for each in parameters if each.kind in by_name}
     passed = {name: each for name, each in arguments.items() if takes_any or name in names}
     passed.update(options)
-    single = (inspect.Parameter.POSITIONAL_ONLY, *by_name)
-    needed = {
-        each.name for each in parameters if each.default is each.empty and each.kind in single
-    }
-    missing, unknown = sorted(needed - passed.keys()), sorted(options.keys() - names)
+    missing = sorted({*needed_arguments(function)} - passed.keys())
+    unknown = sorted(options.keys() - names)
     name = getattr(function, "__name__", "the function")
     if missing:
         raise error_of(noun)(

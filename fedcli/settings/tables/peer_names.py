@@ -62,10 +62,14 @@ _UNIFORM_WEIGHTS = "learning.build_unweighted_fed_avg weights all clients equall
 _AGGREGATOR = "learning.build_own('fedavg', model, client_optimizer, aggregator=...) takes one"
 _NO_PROCESSES = "clients are not processes: fedcli.train(config, out) computes all of them"
 _ROUND_SAMPLING = 'fedcli.RunConfig(sampling="tff", clients=10)'
-_IN_MEMORY = "datasets.from_arrays({client_id: (pixels, labels)})"
+_IN_MEMORY = "data, _ = datasets.from_arrays({client_id: (pixels, labels)})"
 _KERAS_FILE = 'models.load("model.keras")'
+_SHUFFLED_EPOCHS = (
+    '.preprocess(batch_size=20, epochs=5, shuffle_buffer="full", pipeline="shuffle-repeat")'
+)
 _EVALUATION = "learning.build_fed_eval(model)"
-_SQL = "fedcli preprocess makes a store of an SQLite file"
+_STORE = 'train, test = datasets.load("sample.h5")'
+_SQL = "after fedcli preprocess FILE --out sample.h5, which makes a store of an SQLite file"
 _LOSS_IS_FIXED = (
     "leave it out: the loss is the cross-entropy of the last layer's logits; a model of your own "
     "(own_models.OwnModel) computes its own"
@@ -78,6 +82,7 @@ _LAYERS = (
     'models.sequential([layers.Input((784,)), ...]) makes a model, and models.load("model.keras") '
     "opens one of Keras"
 )
+_SAVES_A_RUN = "it saves by itself, and fedcli.resume(out) continues the run"
 _HPARAMS = "options are arguments of the function that builds the process; build it again"
 
 # Attributes of modules and objects.
@@ -96,8 +101,8 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "baselines": PeerName(TFF, "", "fedcli has no tasks; fedcli info presets lists settings"),
         "run_training_process": PeerName(TFF, "fedcli.train(config, out)"),
         "run_stateless_simulation": PeerName(TFF, "fedcli.train(config, out)"),
-        "SqlClientData": PeerName(TFF, 'datasets.load("train.h5")', _SQL),
-        "load_and_parse_sql_client_data": PeerName(TFF, 'datasets.load("train.h5")', _SQL),
+        "SqlClientData": PeerName(TFF, _STORE, _SQL),
+        "load_and_parse_sql_client_data": PeerName(TFF, _STORE, _SQL),
         "gldv2": PeerName(TFF, "", "fedcli does not have these data; see fedcli help known-sets"),
         "inaturalist": PeerName(
             TFF, "", "fedcli does not have these data; see fedcli help known-sets"
@@ -107,7 +112,7 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "load_data": PeerName(TFF, _LOADS),
         "shakespeare": PeerName(TFF, "", _NO_TEXT),
         "stackoverflow": PeerName(TFF, "", _NO_TEXT),
-        "HDF5ClientData": PeerName(TFF, 'datasets.load("train.h5")'),
+        "HDF5ClientData": PeerName(TFF, 'data, _ = datasets.load("train.h5")'),
         "TestClientData": PeerName(TFF, _IN_MEMORY),
         "create_tf_dataset_for_client": PeerName(TFF, "data.client(client_id)"),
         "create_tf_dataset_from_all_clients": PeerName(
@@ -127,11 +132,16 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
             TFF, "data.client(client_id).preprocess(epochs=5, shuffle_buffer=100, batch_size=20)"
         ),
         "repeat": PeerName(TFF, ".preprocess(epochs=5)"),
-        "shuffle": PeerName(TFF, ".preprocess(shuffle_buffer=100)"),
+        "shuffle": PeerName(TFF, ".preprocess(shuffle_buffer=100)", "seed= sets its seed"),
         "batch": PeerName(TFF, ".preprocess(batch_size=20)"),
         "Dataset": PeerName(TFF, _IN_MEMORY, "pass NumPy arrays; tf.data is not taken"),
         "from_tensor_slices": PeerName(TFF, _IN_MEMORY),
-        "take": PeerName(TFF, "list(dataset)[:40]"),
+        "take": PeerName(
+            TFF,
+            "list(dataset)[:40]",
+            "to train on them, give dataset.images()[:40] and dataset.labels[:40] to "
+            "datasets.from_arrays",
+        ),
         "map": PeerName(
             TFF, _IN_MEMORY, "give it the changed arrays; layers.Normalization and the like scale"
         ),
@@ -168,7 +178,7 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "assign_weights_to": PeerName(TFF, "keras_model.set_weights(weights.trainable)"),
         "from_model": PeerName(TFF, "process.set_model_weights(state, keras_model.get_weights())"),
         # TFF: optimizers.
-        "build_sgdm": PeerName(TFF, "optimizers.sgd(0.02, momentum=0.9)"),
+        "build_sgdm": PeerName(TFF, "optimizers.sgd(0.02)", "with momentum=..., if you gave one"),
         "build_adam": PeerName(TFF, "optimizers.adam(0.01)"),
         "build_adamw": PeerName(TFF, "optimizers.adamw(0.01)"),
         "build_adagrad": PeerName(TFF, "optimizers.adagrad(0.1)"),
@@ -187,7 +197,9 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
             TFF, "learning.build_fed_prox(model, client_optimizer, proximal_strength=0.01)"
         ),
         "build_unweighted_fed_prox": PeerName(
-            TFF, 'learning.build_fed_prox(model, client_optimizer, weighting="uniform")'
+            TFF,
+            "learning.build_fed_prox(model, client_optimizer, proximal_strength=0.01, "
+            'weighting="uniform")',
         ),
         "build_weighted_mime_lite": PeerName(
             TFF, "learning.build_mime_lite_with_optimizer(model, base_optimizer)"
@@ -224,10 +236,10 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "get_hparams": PeerName(TFF, "", _HPARAMS),
         "set_hparams": PeerName(TFF, "", _HPARAMS),
         "build_uniform_sampling_fn": PeerName(TFF, _ROUND_SAMPLING),
-        "FileProgramStateManager": PeerName(TFF, "fedcli.resume(path)"),
-        "FileCheckpointManager": PeerName(TFF, "fedcli.resume(path)"),
-        "program": PeerName(TFF, "fedcli.train(config, out)", "it saves and resumes by itself"),
-        "programs": PeerName(TFF, "fedcli.train(config, out)", "it saves and resumes by itself"),
+        "FileProgramStateManager": PeerName(TFF, "fedcli.train(config, out)", _SAVES_A_RUN),
+        "FileCheckpointManager": PeerName(TFF, "fedcli.train(config, out)", _SAVES_A_RUN),
+        "program": PeerName(TFF, "fedcli.train(config, out)", _SAVES_A_RUN),
+        "programs": PeerName(TFF, "fedcli.train(config, out)", _SAVES_A_RUN),
         "analytics": PeerName(
             TFF,
             "",
@@ -259,8 +271,8 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "get_client": PeerName(FEDJAX, "data.client(client_id)"),
         "get_clients": PeerName(FEDJAX, "[data.client(c) for c in client_ids]"),
         "num_clients": PeerName(FEDJAX, "len(data.client_ids)"),
-        "shuffle_repeat_batch": PeerName(FEDJAX, ".preprocess(batch_size=20, epochs=5)"),
-        "ShuffleRepeatBatchHParams": PeerName(FEDJAX, ".preprocess(batch_size=20, epochs=5)"),
+        "shuffle_repeat_batch": PeerName(FEDJAX, _SHUFFLED_EPOCHS),
+        "ShuffleRepeatBatchHParams": PeerName(FEDJAX, _SHUFFLED_EPOCHS),
         "PaddedBatchHParams": PeerName(FEDJAX, ".preprocess(batch_size=20)"),
         "create_conv_model": PeerName(FEDJAX, 'models.build("cnn-reddi")'),
         "create_dense_model": PeerName(FEDJAX, 'models.build("mlp-2nn")'),
@@ -271,7 +283,9 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "fed_avg": PeerName(
             FEDJAX, "learning.build_weighted_fed_avg(model, client_optimizer, server_optimizer)"
         ),
-        "fed_prox": PeerName(FEDJAX, "learning.build_fed_prox(model, client_optimizer)"),
+        "fed_prox": PeerName(
+            FEDJAX, "learning.build_fed_prox(model, client_optimizer, proximal_strength=0.01)"
+        ),
         "mime": PeerName(FEDJAX, "learning.build_mime(model, base_optimizer)"),
         "mime_lite": PeerName(
             FEDJAX, "learning.build_mime_lite_with_optimizer(model, base_optimizer)"
@@ -283,7 +297,7 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "UniformShuffledClientSampler": PeerName(FEDJAX, 'fedcli.RunConfig(sampling="cyclic")'),
         "evaluate_model": PeerName(FEDJAX, _EVALUATION),
         "training": PeerName(FEDJAX, "fedcli.train(config, out)"),
-        "save_checkpoint": PeerName(FEDJAX, "fedcli.train(config, out)", "it saves by itself"),
+        "save_checkpoint": PeerName(FEDJAX, "fedcli.train(config, out)", _SAVES_A_RUN),
         "load_latest_checkpoint": PeerName(FEDJAX, "fedcli.resume(path)"),
         "for_each_client_backend": PeerName(FEDJAX, "fedcli.RunConfig(threads=2)"),
         # Flower.
@@ -299,7 +313,11 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
             FLOWER,
             'fedcli.RunConfig(algorithm="fedprox", algorithm_options={"proximal_strength": 0.1})',
         ),
-        "FedAvgM": PeerName(FLOWER, 'fedcli.RunConfig(algorithm="fedavgm")'),
+        "FedAvgM": PeerName(
+            FLOWER,
+            'fedcli.RunConfig(algorithm="fedavgm")',
+            'its momentum is 0.9; server_options={"momentum": 0.5} sets another',
+        ),
         "FedAdagrad": PeerName(FLOWER, 'fedcli.RunConfig(algorithm="fedadagrad")'),
         "FedAdam": PeerName(FLOWER, 'fedcli.RunConfig(algorithm="fedadam")'),
         "FedYogi": PeerName(FLOWER, 'fedcli.RunConfig(algorithm="fedyogi")'),
@@ -400,7 +418,7 @@ OF_MODELS: Mapping[str, PeerName] = MappingProxyType(
 OF_DATA: Mapping[str, PeerName] = MappingProxyType(
     {"datasets": PeerName(TFF, "[data.client(c) for c in data.client_ids]")}
 )
-# Attributes of the objects of these classes alone.
+# Attributes of the objects of these classes, and of this module, alone.
 OF_OBJECTS: Mapping[str, Mapping[str, PeerName]] = MappingProxyType(
     {
         "a Model": OF_MODELS,
@@ -409,7 +427,17 @@ OF_OBJECTS: Mapping[str, Mapping[str, PeerName]] = MappingProxyType(
             "take": PeerName(
                 TFF,
                 "list(batches)[:2]",
-                "these are batches; .preprocess(max_examples=40) ends after 40 examples",
+                "these are batches; .preprocess(max_examples=40) ends after 40 examples, with all "
+                "epochs counted together",
+            ),
+        },
+        "module 'fedcli.learning'": {
+            "algorithms": PeerName(
+                TFF,
+                "",
+                "the functions of tff.learning.algorithms are in fedcli.learning itself, such as "
+                "fedcli.learning.build_weighted_fed_avg; for an algorithm of your own, "
+                "fedcli.algorithms has the base classes",
             ),
         },
         "a ServerState": {
@@ -626,17 +654,13 @@ def about_value(option: str, value: str, known: Collection[str]) -> str:
     for name, peer in NAMES.items():
         called = re.fullmatch(r"optimizers\.(\w+)\(.*\)", peer.code)
         if letters_of(name) == letters and called and called[1] in known:
-            pairs = _options_in(peer.code, f"{option.removesuffix('optimizer')}option")
-            return f"; in place of {peer.program}'s, write {option} {called[1]}{pairs}"
+            flag = f"{option.removesuffix('optimizer')}option"
+            why = f" ({re.sub(r'(?=momentum=)', f'{flag} ', peer.why)})" if peer.why else ""
+            return f"; in place of {peer.program}'s, write {option} {called[1]}{why}"
         values = re.fullmatch(r'fedcli\.RunConfig\((\w+)="([\w-]+)"\)', peer.code)
         if letters_of(name) == letters and values:
             return f"; in place of {peer.program}'s, write --{values[1]} {values[2]}"
     return _other_options(letters) or did_you_mean(value, known)
-
-
-def _options_in(code: str, flag: str) -> str:
-    """The named numbers in a call, as options of the command line."""
-    return "".join(f" {flag} {name}={value}" for name, value in re.findall(r"(\w+)=([\d.]+)", code))
 
 
 def _other_options(letters: str) -> str:
