@@ -288,8 +288,8 @@ def test_each_layer_is_found_by_the_name_of_its_class_in_keras() -> None:
         (
             "learning.build_weighted_fed_avg('FILE.py:NAME', optimizers.sgd(0.1))",
             fedcli.FedcliError,
-            "unknown model 'FILE.py:NAME'; import the class of the file and give it as the model, "
-            "or call fedcli.train with RunConfig(model='FILE.py:NAME')",
+            "unknown model 'FILE.py:NAME'; import the file, and give its class or the model that "
+            "its function returns, or call fedcli.train with RunConfig(model='FILE.py:NAME')",
         ),
         (
             "learning.build_weighted_fed_avg(model_fn=1, client_optimizer_fn=2, speed=3)",

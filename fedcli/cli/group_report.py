@@ -17,6 +17,7 @@ from fedcli.runs import listing
 from fedcli.runs.record import load_run
 from fedcli.settings.vocabulary import ACCURACY, VALIDATION
 from fedcli.sweeps import study_folder, study_tables
+from fedcli.sweeps.code import resume_command
 from fedcli.sweeps.study import Study, read_file
 from fedcli.sweeps.trials import read_trials
 
@@ -93,7 +94,7 @@ def _of_study(path: Path, shape: Shape) -> Reported:
     members = study_tables.members_of(read_trials(path), path)
     if not members:
         raise RunError(
-            f"the study {path} has no finished run yet; fedcli sweep --resume {path} continues it"
+            f"the study {path} has no finished run yet; {resume_command(path, study)} continues it"
         )
     if shape == Shape(None, None, None, None, None):
         note = study_tables.note_of_selection(study, members)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,11 @@ def _pages_with(topic: str) -> str:
     if not found:
         return ""
     noun = "page" if len(found) == 1 else "pages"
-    return f"{noun} with '{topic}': {', '.join(found[:_MAX_SHOWN])}"
+    shown = f"{noun} with '{topic}': {', '.join(found[:_MAX_SHOWN])}"
+    if len(found) <= _MAX_SHOWN:
+        return shown
+    more = len(found) - _MAX_SHOWN
+    return f"{shown} and {more} more (fedcli help --search {shlex.quote(topic)})"
 
 
 def _show_page(page: Page, *, as_json: bool) -> None:

@@ -330,7 +330,7 @@ def _show_entries(
                 _show_layers(screen, entry)
             if entry["options"]:
                 _show_options(screen, entry["options"])
-            elif "values" not in entry:
+            elif "values" not in entry and not (kind and "requirement" in entry):
                 screen.prose([("", "It has no options.")])
             screen.line("")
             screen.line(f"Example: {entry['example']}")

@@ -21,7 +21,14 @@ from fedcli.files import open_regular
 from fedcli.progress import ProgressCallback, ignore_progress
 from fedcli.settings import tables as registry
 from fedcli.settings.data_source import IN_MEMORY, DataSource, OpenedData, shown_data
-from fedcli.settings.options import Value, check_number, did_you_mean, path_text, resolve
+from fedcli.settings.options import (
+    Value,
+    check_number,
+    did_you_mean,
+    not_a_text,
+    path_text,
+    resolve,
+)
 from fedcli.settings.vocabulary import MAX_VALIDATION, MIN_VALIDATION, PIXELS, VALIDATION
 
 __all__ = [
@@ -42,8 +49,8 @@ _MAX_COMPARED = 64 << 20  # bytes of files of equal size whose content is compar
 
 @speaks_python()
 def load(
-    data: str | OpenedData = DataSource.data,
-    test_data: str | None = None,
+    data: str | Path | OpenedData = DataSource.data,
+    test_data: str | Path | None = None,
     *,
     data_options: Mapping[str, Value] | None = None,
     partition: str | Path = DataSource.partition,
@@ -65,10 +72,15 @@ def load(
         DataError: The data cannot be found, opened or used, have no train split, or train and test
             do not agree.
     """
+    named, test_named = path_text(data), path_text(test_data)
+    if not (isinstance(named, str) or hasattr(named, "open")):
+        raise ConfigError(not_a_text("data", data))
+    if not isinstance(test_named, str | None):
+        raise ConfigError(not_a_text("test_data", test_data))
     source = DataSource(
-        data,
+        named,
         data_options=data_options or {},
-        test_data=test_data,
+        test_data=test_named,
         partition=path_text(partition),
         partition_options=partition_options or {},
         num_classes=num_classes,

@@ -421,8 +421,8 @@ def build_layout(
         )
     if tables.is_model_file(name):
         raise ConfigError(
-            f"unknown model {name!r}; import the class of the file and give it as the model, "
-            f"or call fedcli.train with RunConfig(model={name!r})"
+            f"unknown model {name!r}; import the file, and give its class or the model that its "
+            f"function returns, or call fedcli.train with RunConfig(model={name!r})"
         )
     row = opt.choose(tables.MODELS, name, "model")
     return _lay_out(row, input_shape, num_classes, opt.resolve(row, options or {}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ def files_of_code(study: Study) -> list[Path]:
 
 def resume_command(path: Path, study: Study) -> str:
     """Returns the command that continues the study in the folder `path`."""
-    allowed = (f"--code {file}" for file in files_of_code(study))
-    return " ".join([f"fedcli sweep --resume {path}", *allowed])
+    allowed = (f"--code {shlex.quote(str(file))}" for file in files_of_code(study))
+    return " ".join([f"fedcli sweep --resume {shlex.quote(str(path))}", *allowed])
 
 
 def check_code(study: Study, allowed: Iterable[str | Path]) -> None:

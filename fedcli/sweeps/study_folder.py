@@ -14,6 +14,7 @@ from fedcli.locks import ReplacedError, check_unlocked, lock_now
 from fedcli.outputs import TEMPORARY_NAME, locked_folder, sweep_folders, temporary_name
 from fedcli.runs.files.folder import free_path
 from fedcli.sweeps import study as study_file
+from fedcli.sweeps.code import resume_command
 from fedcli.sweeps.study import Study
 from fedcli.sweeps.trials import FILE as TRIALS
 
@@ -119,7 +120,8 @@ def check_is_study(path: Path) -> None:
 def check_is_new(path: Path) -> None:
     """Raises RunError if a new study cannot be made at `path`."""
     if is_study(path):
-        raise RunError(f"the study {path} exists; fedcli sweep --resume {path} continues it")
+        study = study_file.read_file(path / STUDY)
+        raise RunError(f"the study {path} exists; {resume_command(path, study)} continues it")
     if os.path.lexists(path):
         raise RunError(f"{path} exists; choose another --out")
 

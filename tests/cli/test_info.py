@@ -237,7 +237,7 @@ def test_a_model_in_a_file_is_shown_with_its_options(fedcli: Fedcli) -> None:
     out = fedcli("info", "net.py").out
     assert out.startswith("net.py:build (model)\n  A net.\n")
     assert "Needs: --model-option depth=VALUE\n" in out
-    assert out.endswith("Example: fedcli train --model net.py:build --model-option width=64\n")
+    assert out.endswith("Example: fedcli train --model net.py:build --model-option depth=VALUE\n")
     assert fedcli("info", "net.py:Net").out.startswith("net.py:Net (model)\n  The model Net.\n")
 
 

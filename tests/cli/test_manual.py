@@ -109,6 +109,7 @@ def test_a_search_of_several_words_lists_the_pages_with_all_of_them(fedcli: Fedc
             ["no page 'fedprox'; fedcli info fedprox describes it; pages with 'fedprox': algori"],
         ),
         (["help", "layers"], ["no page 'layers'; pages with 'layers': models, "]),
+        (["help", "clipping"], ["more (fedcli help --search clipping)"]),
         (
             ["help", "../version"],
             ["'../version'", "choose one of tutorial, coming-from, python, data"],

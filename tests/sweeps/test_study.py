@@ -247,3 +247,4 @@ def test_code_runs_only_if_the_user_names_it(tmp_path: Path) -> None:
     command = resume_command(Path("studies/six"), read(text + grid))
     assert command == f"fedcli sweep --resume studies/six --code {file}"
     assert resume_command(Path("six"), read("[run]\nrounds = 1")) == "fedcli sweep --resume six"
+    assert resume_command(Path("a b"), read("[run]\nrounds = 1")).endswith("--resume 'a b'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections import deque
@@ -215,10 +216,11 @@ def _nothing_left(training: Training) -> str:
     if done < rounds:
         early = f"ended early after round {done:,} of {rounds:,}"
         return f"run {training.path}: {early}; nothing is left to train"
-    more = "".join(f" {option} {text}" for option, text in training.code.items())
+    more = "".join(f" {option} {shlex.quote(text)}" for option, text in training.code.items())
+    path = shlex.quote(str(training.path))
     return (
         f"run {training.path}: nothing is left to train after round {done:,} of {rounds:,}; to "
-        f"train more, raise the number: fedcli train --resume {training.path}{more} --rounds "
+        f"train more, raise the number: fedcli train --resume {path}{more} --rounds "
         f"{rounds + max(1, rounds // 2)}"
     )
 

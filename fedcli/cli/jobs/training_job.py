@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -196,8 +197,10 @@ def carry_out(start: Start, remarks: Remarks, *, shows_tables: bool) -> Finished
         number = trainings[0].round_num
         when = f"after round {number}" if number else "before the first round"
         done = f"stopped {when} and saved"
-        more = "".join(f" {option} {text}" for option, text in trainings[0].code.items())
-        return f"{done}; fedcli train --resume {trainings[0].path}{more} continues"
+        code = trainings[0].code.items()
+        more = "".join(f" {option} {shlex.quote(text)}" for option, text in code)
+        path = shlex.quote(str(trainings[0].path))
+        return f"{done}; fedcli train --resume {path}{more} continues"
 
     return run_stoppable(job, cancel=cancel, describe_stop=describe_stop, attend=attend)
 

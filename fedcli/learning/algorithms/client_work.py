@@ -218,8 +218,8 @@ class ClientWork(Protocol):
     floats by name, which are finite and keep their shapes and types from round to round.
 
     A user's own class needs `num_passes` only if it is above 1. Three more attributes are optional:
-    `vectors_down`, `vectors_up` and `numbers_up`, what a client receives and sends; see
-    `OwnWork.amounts`.
+    `vectors_down`, `vectors_up` and `numbers_up`, what a client receives and sends; see `fedcli
+    help communication`.
     """
 
     @property

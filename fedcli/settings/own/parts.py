@@ -10,6 +10,7 @@ of `Option`, may give ranges and descriptions of its options.
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -171,8 +172,9 @@ def open_part(file: str, name: str | None) -> tuple[str, Entry]:
     entry = Entry(f"{file}:{name}", f"The {noun} {name}.", user_code.place(part))
     if noun == user_code.MODEL:
         given = [each for each in _needed(part) if each not in _MODELS.arguments]
-        needs = (f"{_MODELS.option}-option {each}=VALUE" for each in given)
-        entry = replace(entry, requirement=" ".join(needs))
+        needs = " ".join(f"{_MODELS.option}-option {each}=VALUE" for each in given)
+        command = f"fedcli train {_MODELS.option} {shlex.quote(entry.name)} {needs}"
+        entry = replace(entry, requirement=needs, example=command if needs else "")
     return noun, _described(entry, part, f"{module.__name__}:{name}", str(path), noun)
 
 
