@@ -288,13 +288,18 @@ static size_t num_leading_stages(const fed_net *net) {
     return most > PART_FLOATS / LEAST_PART ? num : 0;
 }
 
+/* 1 if value v can be computed again: its stage can, and the value that the stage reads is kept. */
+static int can_repeat(const fed_net *net, size_t v) {
+    const fed_stage *stage = v > 0 ? &net->stages[v - 1] : NULL;
+    return stage != NULL && stage->ops->repeat != NULL && net->values[stage->sources[0]].is_kept;
+}
+
 /* Leading stages compute some values again for the backward pass. This takes less time than to read
  * them from memory outside the caches. */
 static void choose_kept(fed_net *net) {
-    for (size_t v = 0; v <= net->num_stages; v++) {
-        const int can_repeat = v > 0 && net->stages[v - 1].ops->repeat != NULL;
-        net->values[v].is_kept = !(net->repeats && v < net->num_example_stages && can_repeat);
-    }
+    for (size_t v = 0; v <= net->num_stages; v++)
+        net->values[v].is_kept =
+            !(net->repeats && v < net->num_example_stages && can_repeat(net, v));
 }
 
 /* ---- The net --------------------------------------------------------------------------------- */

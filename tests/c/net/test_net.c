@@ -235,13 +235,18 @@ static fed_net net_named(const char *name, table *t) {
 }
 
 /* The stages end before the first one with many parameters. Later stages read only the last of
- * their values. Outputs of norms are not kept inside these stages. */
+ * their values. Outputs of norms are not kept inside these stages, unless the norm's own input is
+ * not kept. */
 static void test_leading_stages_with_large_images_run_by_example(void) {
     table t;
     fed_net net = net_named("wide, behind large images with norms", &t);
     CHECK_EQUAL(net.num_example_stages, 6);
     for (size_t v = 0; v <= net.num_stages; v++)
         CHECK_EQUAL(net.values[v].is_kept, v != 2 && v != 4);
+    fed_net_free(&net);
+    net = net_named("wide, behind large images with a norm behind a norm", &t);
+    CHECK_EQUAL(net.num_example_stages, 5);
+    for (size_t v = 0; v <= net.num_stages; v++) CHECK_EQUAL(net.values[v].is_kept, v != 2);
     fed_net_free(&net);
     net = net_named("wide, behind large images that are read again later", &t);
     CHECK_EQUAL(net.num_example_stages, 2);
