@@ -273,7 +273,7 @@ def test_data_in_memory_are_refused_unless_they_are_sent(tmp_path: Path) -> None
         engine["start_seconds"] = START_SECONDS
         config = RunConfig(**options, engine="ray", engine_options=engine)
         if sent == "read":
-            with pytest.raises(ConfigError, match="data=ship"):
+            with pytest.raises(ConfigError, match='"data": "ship"'):
                 fedcli_train(config, tmp_path / name, data=data)
         else:
             weights.append(fedcli_train(config, tmp_path / name, data=data).weights())
