@@ -75,7 +75,7 @@ def choose_clients(
     if name not in splits:
         raise ConfigError(
             f"--split {name}: {request.source.data} has no such split; choose one of "
-            f"{', '.join(sorted(splits))}; an evaluation is of one split"
+            f"{', '.join(sorted(splits))}; evaluate one split at a time"
         )
     data = splits[name]
     check_fit(data, trained.model)

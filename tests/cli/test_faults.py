@@ -118,7 +118,7 @@ def test_empty_client_is_counted_and_trains(fedcli: Fedcli, write_tff: WriteTff)
     row = fedcli("eval", "run", "--clients", "b").out.splitlines()[-1]
     assert row.split() == ["train", "-", "-", "0", "0", "1"]
     refused = fedcli("eval", "run", "--split", "all").err
-    assert refused.endswith("choose one of train; an evaluation is of one split\n")
+    assert refused.endswith("choose one of train; evaluate one split at a time\n")
 
 
 @pytest.mark.parametrize("command", ["train", "inspect-clients"])

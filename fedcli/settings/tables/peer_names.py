@@ -92,7 +92,7 @@ NAMES: Mapping[str, PeerName] = MappingProxyType(
         "simulation": PeerName(
             TFF,
             "",
-            "in place of TFF's modules below it: datasets.load(name) loads data, such as "
+            "in place of the modules in tff.simulation: datasets.load(name) loads data, such as "
             '"emnist-digits" or "cifar100", and datasets.from_arrays takes arrays '
             "(TestClientData); fedcli.train(config, out) runs all rounds, and "
             'fedcli.RunConfig(sampling="tff", clients=10) samples clients; see fedcli help '
