@@ -217,7 +217,11 @@ def _pool_kinks(
     Two zeros do not count: they are outputs of a ReLU, whose own kink is counted.
     """
     parts = _windows(layer, inputs, -math.inf)
-    seconds = -np.partition(-parts.reshape(*greatest.shape, -1), 1)[..., 1]
+    values = parts.reshape(*greatest.shape, -1)
+    if values.shape[-1] == 1:  # a window of one value has no second one
+        seconds = np.full_like(greatest, -math.inf)
+    else:
+        seconds = -np.partition(-values, 1)[..., 1]
     is_lead = is_seen & ((greatest != 0) | (seconds != 0))
     gaps = (greatest - seconds)[is_lead]
     near = is_seen[..., None, None] & (greatest[..., None, None] - parts < FAR)

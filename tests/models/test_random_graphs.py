@@ -46,7 +46,7 @@ from tests.kit import one_step, reference_net
 
 pytestmark = pytest.mark.numeric
 
-NUM_GRAPHS = int(os.environ.get("FEDCLI_TEST_GRAPHS", "20"))
+NUM_GRAPHS = int(os.environ.get("FEDCLI_TEST_GRAPHS", "100"))
 NUM_CLASSES = 3
 SMOOTH = ("tanh", "sigmoid", "silu", "gelu", "gelu_tanh")
 # Layers with a kink come only after sums with a bias: elsewhere zeros would be at the kink.
