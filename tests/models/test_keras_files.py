@@ -30,6 +30,7 @@ from fedcli.models.layers import (
     Dropout,
     Flatten,
     GlobalAveragePool2D,
+    GlobalMaxPool2D,
     GroupNorm,
     Input,
     LayerNorm,
@@ -329,6 +330,11 @@ def test_each_layer_of_keras_becomes_the_same_layer_of_fedcli(tmp_path: Path) ->
         (layer("LayerNormalization", "x", axis=[3], rms_scaling=False), LayerNorm(name="x")),
         (layer("ZeroPadding2D", "x", padding=[[0, 1], [2, 3]]), ZeroPad2D((0, 1, 2, 3), "x")),
         (layer("ZeroPadding2D", "x", padding=2, data_format="channels_last"), ZeroPad2D(2, "x")),
+        (layer("GlobalMaxPooling2D", "x", keepdims=False), GlobalMaxPool2D("x")),
+        (
+            layer("GlobalAveragePooling2D", "x", keepdims=True),
+            AveragePool2D((5, 5), (5, 5), name="x"),
+        ),
     ],
     ids=str,
 )
@@ -393,6 +399,10 @@ def test_options_that_are_not_computed_are_refused(
     [
         (layer("LSTM", "x", units=3), "layer x is a LSTM, which fedcli does not support; it"),
         (layer("Lambda", "x", function=["4wEAAAA=", None, None]), "x is a Lambda"),
+        (
+            {**layer("Multiply", "x"), "build_config": {"input_shape": [[None, 3], [None, 3]]}},
+            "layer x is a Multiply, which fedcli does not support",
+        ),
         (
             layer("UpSampling2D", "x", size=2),
             "it supports Activation, Add, AveragePooling2D, BatchNormalization, ",

@@ -177,6 +177,7 @@ class _Builder:
         for each, name in zip(applied, numbered, strict=True):
             sources = [outputs[read] for read in each.sources] or [source]
             options = Options(_class_of(each.item)[0], each.item)
+            _check_class(options)
             # A layer with several inputs is never the first, so it cannot give the shape of the
             # model's input.
             given = None if options.class_name in _MERGING else options.input_shape()
@@ -216,11 +217,6 @@ class _Builder:
         top: str,
         sources: Sequence[_Output | None],
     ) -> _Output | None:
-        if options.class_name not in SUPPORTED:
-            raise ConfigError(
-                f"layer {shown(options.name)} is a {shown(options.class_name)}, which fedcli does "
-                f"not support; it supports {', '.join(SUPPORTED)}"
-            )
         if options.class_name == "InputLayer":
             options.finish(free=("batch_shape", "batch_input_shape", "shape", "batch_size"))
             return sources[0]
@@ -317,6 +313,14 @@ class _Builder:
             count += 1
             unique = f"{base}_{count}"
         return unique
+
+
+def _check_class(options: Options) -> None:
+    if options.class_name not in (*SUPPORTED, *MODELS):
+        raise ConfigError(
+            f"layer {shown(options.name)} is a {shown(options.class_name)}, which fedcli does not "
+            f"support; it supports {', '.join(SUPPORTED)}"
+        )
 
 
 def _check_one(options: Options, sources: Sequence[object]) -> None:

@@ -95,7 +95,7 @@ class _GlobalPool2D(Spec):
 
     needs_channels = True
     gives_vector = True
-    core_kind: ClassVar[str]
+    of_windows: ClassVar[type[_Pool2D]]
 
     name: str = ""
     inputs: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class _GlobalPool2D(Spec):
             )
         window = (height, width)
         return Layer(
-            self.core_kind,
+            self.of_windows.kind,
             self.name,
             incoming.shape,
             (1, 1, channels),
@@ -120,10 +120,17 @@ class _GlobalPool2D(Spec):
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
-        """See `Spec.from_keras`."""
+        """See `Spec.from_keras`; with `keepdims` the output is an image of one pixel."""
         options.only("data_format", ("channels_last", None))
-        options.finish(free=("keepdims",))
-        yield cls(name), (windows.keras_image(options, shape)[2],)
+        keeps_image = options.peek("keepdims") is True
+        options.only("keepdims", (False, True, None))
+        options.finish()
+        height, width, channels = windows.keras_image(options, shape)
+        if keeps_image:
+            window = (height, width)
+            yield cls.of_windows(window, window, name=name), (1, 1, channels)
+        else:
+            yield cls(name), (channels,)
 
 
 class GlobalAveragePool2D(_GlobalPool2D):
@@ -136,7 +143,7 @@ class GlobalAveragePool2D(_GlobalPool2D):
 
     kind = "global_average_pooling2d"
     keras_class = "GlobalAveragePooling2D"
-    core_kind = AveragePool2D.kind
+    of_windows = AveragePool2D
 
 
 class GlobalMaxPool2D(_GlobalPool2D):
@@ -144,4 +151,4 @@ class GlobalMaxPool2D(_GlobalPool2D):
 
     kind = "global_max_pooling2d"
     keras_class = "GlobalMaxPooling2D"
-    core_kind = MaxPool2D.kind
+    of_windows = MaxPool2D
