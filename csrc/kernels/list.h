@@ -96,16 +96,15 @@ KERNEL(void, conv_pool, const float *rows /* 2 * [2 * num_cells or more][panel_w
 KERNEL(void, conv_panels, const float *weights /* [num_channels, num_taps] */, size_t num_channels,
        size_t num_taps, float *panels /* out */)
 /* Adds a row of cells to the lists. If outputs are given, cells with an output of 0 or less are
- * left out. offsets come from conv_pool; if they are NULL, they are computed from `at`. */
+ * left out. offsets come from conv_pool. */
 KERNEL(void, conv_list_row, const float *outputs /* or NULL */, const float *gradient,
-       const int32_t *offsets, const fed_offsets *at, size_t num_cells, size_t num_channels,
-       const fed_lists *lists)
+       const int32_t *offsets, size_t num_cells, size_t num_channels, const fed_lists *lists)
 /* gradient += the sum over the list of each gradient times its window. */
 KERNEL(void, conv_list_gradient, const fed_sweep *sweep, const float *in, const fed_entry *entries,
        size_t num_entries, float *gradient /* in-out [height, run] */)
 /* Finds the terms of the windows of a row of cells, for num_channels <= FED_WINDOW_CHANNELS
- * channels, a multiple of FED_PAD: one window for each cell or, if offsets are given, the four that
- * are pooled. `at` has the first window of the row. Cells are left out as in conv_list_row. */
+ * channels, a multiple of FED_PAD. Four windows are pooled to a cell. `at` has the first window of
+ * the row. Cells are left out as in conv_list_row. */
 KERNEL(void, conv_find_terms, const float *outputs /* or NULL */, const float *gradient,
        const int32_t *offsets, const fed_offsets *at, size_t num_cells, size_t cell_step,
        size_t num_channels, fed_window_terms *terms /* out: channels and offset */)

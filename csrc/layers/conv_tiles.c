@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
- * Computes convolutions by Winograd's tiles: transforms the inputs, computes 36 products, and
- * transforms back. It processes a strip of rows of tiles at a time. The data of a strip take
- * about 1 MiB at most, or as much as one row needs, so that they can stay in the L2 cache. */
+ * Computes convolutions and their pool by Winograd's tiles: transforms the inputs, computes 36
+ * products, transforms back, and pools. It processes a strip of rows of tiles at a time. The data
+ * of a strip take about 1 MiB at most, or as much as one row needs, so that they can stay in the L2
+ * cache. */
 #include "conv.h"
 
 /* With fewer channels than LEAST_CHANNELS the transforms take longer than the smaller number of
@@ -15,20 +16,16 @@ static size_t point_stride(size_t num_values) { return num_values + FED_PAD; }
 /* Outputs of a tile in each direction, before the pool. */
 static size_t tile_side(const fed_conv *conv) { return conv->sweep.height == 5 ? 2 : 4; }
 
-static size_t tiles_down(const fed_conv *conv) {
-    return conv->num_rows * (conv->is_pooled ? 2 : 1) / tile_side(conv);
-}
+static size_t tiles_down(const fed_conv *conv) { return 2 * conv->num_rows / tile_side(conv); }
 
-static size_t tiles_across(const fed_conv *conv) {
-    return conv->num_cells * (conv->is_pooled ? 2 : 1) / tile_side(conv);
-}
+static size_t tiles_across(const fed_conv *conv) { return 2 * conv->num_cells / tile_side(conv); }
 
 int fed_conv_is_winograd(const fed_conv *conv) {
-    const size_t side = tile_side(conv), scale = conv->is_pooled ? 2 : 1;
-    return (conv->sweep.height == 5 || conv->sweep.height == 3) &&
+    const size_t side = tile_side(conv);
+    return conv->is_pooled && (conv->sweep.height == 5 || conv->sweep.height == 3) &&
            conv->sweep.run == conv->sweep.height * conv->in_channels &&
            conv->sweep.step == conv->in_channels && conv->step_y == conv->in.row_stride &&
-           conv->num_rows * scale % side == 0 && conv->num_cells * scale % side == 0 &&
+           2 * conv->num_rows % side == 0 && 2 * conv->num_cells % side == 0 &&
            conv->in_channels >= LEAST_CHANNELS && conv->out_channels >= LEAST_CHANNELS;
 }
 
@@ -94,7 +91,7 @@ static void multiply(const fed_kernels *kernels, const fed_conv *conv, const fed
 
 static void put_out(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io,
                     const strip *s, size_t channel, size_t panel_width) {
-    const size_t rows = conv->is_pooled ? s->side / 2 : s->side; /* of cells in a row of tiles */
+    const size_t rows = s->side / 2; /* of cells in a row of tiles */
     const fed_tile_row row = {.side = s->side,
                               .num_tiles = s->width,
                               .point_stride = point_stride(s->num * s->width * panel_width)};
@@ -103,14 +100,14 @@ static void put_out(const fed_kernels *kernels, const fed_conv *conv, const fed_
         const fed_offsets at = {.first = (int32_t)((s->first + y) * s->side * conv->step_y),
                                 .step_x = (int32_t)conv->sweep.step,
                                 .step_y = (int32_t)conv->step_y};
-        fed_cells cells = {.is_pooled = conv->is_pooled,
+        fed_cells cells = {.is_pooled = 1,
                            .out = io->out + io->buffer->origin + cell * io->buffer->row_stride +
                                   channel,
                            .step = conv->out_channels,
                            .row_stride = io->buffer->row_stride,
                            .at = &at,
                            .offsets_stride = conv->num_cells * conv->out_channels};
-        if (conv->is_pooled && io->offsets != NULL)
+        if (io->offsets != NULL)
             cells.offsets = io->offsets + cell * cells.offsets_stride + channel;
         kernels->winograd_outputs(&row, s->products + y * s->width * panel_width, panel_width,
                                   fed_conv_bias(io, channel), conv->least, &cells);

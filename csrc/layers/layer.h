@@ -142,7 +142,7 @@ typedef struct fed_layer_kind {
     size_t (*num_params)(const fed_layer *layer);
     const fed_stage_ops *ops;
     const fed_stage_ops *first, *last; /* at the ends of a model; NULL: ops */
-    const fed_stage_ops *by_batch;     /* in a front that runs by batch; NULL: ops */
+    const fed_stage_ops *with_pool;    /* together with the pool behind it: see takes_pool */
     size_t num_inputs;                 /* 0 stands for 1 */
     fed_shape (*second_input)(const fed_layer *layer); /* its shape; NULL: as the first */
     int keeps_inputs; /* 1 if the slope of its activation may need the inputs */

@@ -9,7 +9,7 @@
 /* The implementations. Those of input layers are in augment.c, the others in files of the same or
  * similar names. */
 extern const fed_stage_ops fed_dense_ends, fed_dense_hidden;
-extern const fed_stage_ops fed_conv_first, fed_conv_hidden, fed_conv_batch, fed_depthwise_conv;
+extern const fed_stage_ops fed_conv_first, fed_conv_pooled, fed_conv_batch, fed_depthwise_conv;
 extern const fed_stage_ops fed_max_pool, fed_average_pool;
 extern const fed_stage_ops fed_normalize, fed_standardize, fed_flip, fed_crop, fed_rotate,
     fed_cut_out, fed_jitter, fed_mix;
@@ -195,9 +195,9 @@ static const fed_layer_kind kinds[] = {
     {.name = "conv2d",
      .is_valid = conv_is_valid,
      .num_params = conv_num_params,
-     .ops = &fed_conv_hidden,
+     .ops = &fed_conv_batch,
      .first = &fed_conv_first,
-     .by_batch = &fed_conv_batch,
+     .with_pool = &fed_conv_pooled,
      .takes_pool = conv_takes_pool},
     {.name = "max_pooling2d",
      .is_valid = pool_is_valid,

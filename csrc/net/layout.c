@@ -8,8 +8,8 @@
 
 /* ---- Stages ---------------------------------------------------------------------------------- */
 
-/* A front of more parameters than this runs by batch. Its weights, their gradient and the copies
- * that are derived from them do not stay in the L2 cache while one image after the other passes. */
+/* More parameters than this, their gradient and the copies that are derived from them do not stay
+ * in the L2 cache while one image after the other passes. */
 static const size_t most_params_by_example = (size_t)1 << 16;
 
 /* Number of layers before the first dense one. */
@@ -27,53 +27,57 @@ static int reads_inside(const fed_model *model, size_t num_front) {
     return 0;
 }
 
-static int has_moving(const fed_model *model, size_t num_layers) {
-    for (size_t l = 0; l < num_layers; l++)
-        if (fed_kind_of(&model->layers[l])->has_moving) return 1;
-    return 0;
+/* 1 if layer l alone reads the image, or the output of the input layers. */
+static int is_first(const fed_model *model, size_t l) {
+    const fed_layer *layer = &model->layers[l];
+    const size_t value = l - layer->skips[0];
+    return value <= fed_num_input_layers(model) && fed_num_inputs(layer) == 1 &&
+           fed_num_readers(model, value) == 1;
 }
 
-static int front_runs_by_batch(const fed_model *model, size_t num_front) {
-    const size_t num_params =
-        num_front < model->num_layers ? model->layers[num_front].offset : model->num_params;
-    return num_front > 0 && (num_params > most_params_by_example ||
-                             reads_inside(model, num_front) || has_moving(model, num_front));
+/* 1 if one stage computes layer l and the pool that follows: nothing else may read the value
+ * between them. Such a stage takes one image after the other. */
+static int takes_next(const fed_model *model, size_t l) {
+    const fed_layer *layer = &model->layers[l];
+    const fed_layer_kind *kind = fed_kind_of(layer);
+    return kind->takes_pool != NULL && l + 1 < model->num_layers &&
+           model->layers[l + 1].skips[0] == 0 && fed_num_readers(model, l + 1) == 1 &&
+           kind->takes_pool(&model->layers[l + 1]) &&
+           (is_first(model, l) || kind->num_params(layer) <= most_params_by_example);
 }
 
-static const fed_stage_ops *choose_ops(const fed_stage *stage, int is_by_batch) {
+static const fed_stage_ops *choose_ops(const fed_stage *stage) {
     const fed_layer_kind *kind = fed_kind_of(stage->layer);
     if (stage->is_first && kind->first != NULL) return kind->first;
     if (stage->is_last && kind->last != NULL) return kind->last;
-    return is_by_batch && kind->by_batch != NULL ? kind->by_batch : kind->ops;
-}
-
-/* 1 if the stage of layer l also computes the pool that follows: nothing else may read the value
- * between them. */
-static int takes_next(const fed_model *model, size_t l) {
-    const fed_layer_kind *kind = fed_kind_of(&model->layers[l]);
-    return kind->takes_pool != NULL && l + 1 < model->num_layers &&
-           model->layers[l + 1].skips[0] == 0 && fed_num_readers(model, l + 1) == 1 &&
-           kind->takes_pool(&model->layers[l + 1]);
+    return stage->pool != NULL ? kind->with_pool : kind->ops;
 }
 
 /* Makes the stage of layer l, or of layers l and l + 1 if one stage computes both; returns their
  * number. places[l] is the value that holds the output of layer l - 1, or the image for l = 0. */
-static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l, int is_by_batch,
-                        const size_t *places) {
+static size_t set_stage(fed_stage *stage, const fed_model *model, size_t l, const size_t *places) {
     const fed_layer *layer = &model->layers[l];
-    *stage = (fed_stage){.layer = layer};
+    *stage = (fed_stage){.layer = layer, .is_first = is_first(model, l)};
     for (size_t i = 0; i < fed_num_inputs(layer); i++)
         stage->sources[i] = places[l - layer->skips[i]];
-    const size_t value = l - layer->skips[0];
-    stage->is_first = value <= fed_num_input_layers(model) && fed_num_inputs(layer) == 1 &&
-                      fed_num_readers(model, value) == 1;
-    const int merges = !is_by_batch && takes_next(model, l);
+    const int merges = takes_next(model, l);
     if (merges) stage->pool = &model->layers[l + 1];
     stage->shape = merges ? stage->pool->out : layer->out;
     const size_t num_layers = merges ? 2 : 1;
     stage->is_last = l + num_layers == model->num_layers;
-    stage->ops = choose_ops(stage, is_by_batch);
+    stage->ops = choose_ops(stage);
     return num_layers;
+}
+
+/* The front runs by batch, stage after stage, if a stage takes all images at once or if there are
+ * many parameters. Otherwise each image passes the whole front before the next one does. */
+static int front_runs_by_batch(const fed_net *net, size_t num_front) {
+    const fed_model *model = net->model;
+    const size_t num_params =
+        num_front < model->num_layers ? model->layers[num_front].offset : model->num_params;
+    for (size_t s = 0; s < net->num_front_stages; s++)
+        if (net->stages[s].ops->forward_images != NULL) return 1;
+    return num_front > 0 && (num_params > most_params_by_example || reads_inside(model, num_front));
 }
 
 /* ---- Values ---------------------------------------------------------------------------------- */
@@ -326,12 +330,11 @@ void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory) {
     *net = (fed_net){.model = model, .kernels = fed_active_kernels()};
     carve(net, model->num_layers, memory, &places);
     const size_t num_front = num_front_layers(model);
-    const int is_by_batch = front_runs_by_batch(model, num_front);
     places[0] = 0;
     for (size_t l = 0; l < model->num_layers;) {
         fed_stage *stage = &net->stages[net->num_stages++];
         const size_t first = l;
-        l += set_stage(stage, model, l, is_by_batch, places);
+        l += set_stage(stage, model, l, places);
         for (size_t each = first; each < l; each++) places[each + 1] = net->num_stages;
         if (l <= num_front) net->num_front_stages = net->num_stages;
     }
@@ -342,6 +345,7 @@ void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory) {
     }
     lay_out_values(net);
     lay_out_stages(net);
+    const int is_by_batch = front_runs_by_batch(net, num_front);
     net->num_example_stages = is_by_batch ? num_leading_stages(net) : net->num_front_stages;
     net->repeats = is_by_batch && net->num_example_stages > 0;
     choose_kept(net);

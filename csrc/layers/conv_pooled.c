@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A convolution of feature maps. The backward pass uses the fact that most of the gradient is 0:
- * three quarters after a max-pool, and much of the rest after relu. It lists the non-zero gradients
- * of each output channel and computes only with these. With stride 1 and without a pool, the
- * gradient by the inputs is computed as a convolution of the gradient with the flipped ("turned")
- * kernel.
+ * A convolution of feature maps with the max-pool behind it. The backward pass uses the fact that
+ * most of the gradient is 0: three quarters because of the pool, and much of the rest because of
+ * relu. It lists the non-zero gradients of each output channel and computes only with these.
  *
  * Packed: kernel [O][window height][window width * padded I], bias [padded O]. Derived: the kernel
- * in the form that fed_conv_run needs and, if it is used, the flipped kernel. Saved: the source of
- * each pooled value. Scratch: that of fed_conv_run, or the lists of a strip of rows.
+ * in the form that fed_conv_run needs. Saved: the source of each pooled value. Scratch: that of
+ * fed_conv_run, or the lists of a strip of rows.
  */
 #include "conv.h"
 
@@ -16,6 +14,7 @@
 /* Lists are made and used for a strip of rows at a time. The strip's inputs are about this many
  * floats, so that they stay in an L1 cache of 48 KiB. */
 enum { STRIP_FLOATS = 11 * 1024 };
+enum { NUM_CORNERS = 4 }; /* windows of a cell */
 
 static size_t kernel_size(const fed_stage *stage, const fed_conv *conv) {
     return stage->layer->out.channels * conv->num_taps;
@@ -23,15 +22,15 @@ static size_t kernel_size(const fed_stage *stage, const fed_conv *conv) {
 
 /* Rows of cells in a strip: as many as fit, in strips of nearly equal size. */
 static size_t strip_rows(const fed_conv *conv) {
-    const size_t step = (conv->is_pooled ? 2 : 1) * conv->step_y;
     const size_t window = conv->sweep.height * conv->sweep.row_stride;
-    const size_t most = STRIP_FLOATS > window ? 1 + (STRIP_FLOATS - window) / step : 1;
+    const size_t most =
+        STRIP_FLOATS > window ? 1 + (STRIP_FLOATS - window) / (2 * conv->step_y) : 1;
     return fed_pieces(conv->num_rows, fed_pieces(conv->num_rows, most));
 }
 
 /* Windows in a strip. */
 static size_t strip_windows(const fed_conv *conv) {
-    return strip_rows(conv) * conv->num_cells * (conv->is_pooled ? 4 : 1);
+    return strip_rows(conv) * conv->num_cells * NUM_CORNERS;
 }
 
 static size_t list_capacity(const fed_conv *conv) { return strip_rows(conv) * conv->num_cells + 1; }
@@ -42,56 +41,19 @@ static void widen_border(const fed_stage *stage, fed_border *border) {
     fed_conv_widen_border(stage->layer, border);
 }
 
-/* 1 if the gradient by the inputs is computed as a convolution, whose sizes are then in `turned`.
- */
-static int init_turned(fed_conv *turned, const fed_stage *stage, const fed_conv *conv) {
-    const fed_layer *l = stage->layer;
-    if (stage->pool != NULL || l->stride_x != 1 || l->stride_y != 1 || stage->is_first) return 0;
-    const size_t num_channels = conv->out_channels; /* `turned` reads the gradient by
-                                                       conv's outputs */
-    const size_t width = l->in.width + l->window_width - 1;
-    const size_t height = l->in.height + l->window_height - 1;
-    const size_t row_stride = width * num_channels;
-    *turned = (fed_conv){
-        .in_channels = num_channels,
-        .out_channels = conv->in_channels,
-        .num_taps = l->window_height * l->window_width * num_channels,
-        .in = {.origin = (l->window_height - 1 - l->pad_top) * row_stride +
-                         (l->window_width - 1 - l->pad_left) * num_channels,
-               .pixel_stride = num_channels,
-               .row_stride = row_stride,
-               .num_values = height * row_stride},
-        .sweep = {.height = l->window_height,
-                  .run = l->window_width * num_channels,
-                  .row_stride = row_stride,
-                  .step = num_channels},
-        .step_y = row_stride,
-        .num_rows = l->in.height,
-        .num_cells = l->in.width,
-        .least = -HUGE_VALF,
-    };
-    return 1;
-}
-
 /* Scratch floats of `derive` for one kernel. */
 static size_t derive_floats(const fed_conv *conv) {
     return fed_conv_is_winograd(conv) ? conv->out_channels * conv->num_taps : 0;
 }
 
 static void lay_out(fed_stage *stage) {
-    fed_conv conv, turned;
+    fed_conv conv;
     init(&conv, stage);
     stage->packed_size = kernel_size(stage, &conv) + conv.out_channels;
     stage->derived_size = fed_conv_kernel_floats(&conv);
-    stage->saved_bytes =
-        conv.is_pooled ? conv.num_rows * conv.num_cells * conv.out_channels * sizeof(int32_t) : 0;
+    stage->saved_bytes = conv.num_rows * conv.num_cells * conv.out_channels * sizeof(int32_t);
     stage->piece_size = 0;
-    size_t floats = fed_larger(fed_conv_scratch_floats(&conv), derive_floats(&conv));
-    if (init_turned(&turned, stage, &conv)) {
-        stage->derived_size += fed_conv_kernel_floats(&turned);
-        const size_t run = turned.in.num_values + fed_conv_scratch_floats(&turned);
-        floats = fed_larger(floats, fed_larger(run + conv.out_channels, derive_floats(&turned)));
-    }
+    const size_t floats = fed_larger(fed_conv_scratch_floats(&conv), derive_floats(&conv));
     const size_t lists = conv.out_channels * (list_capacity(&conv) * sizeof(fed_entry) +
                                               sizeof(uint32_t) + sizeof(float));
     const size_t windows = 2 * strip_windows(&conv) * sizeof(fed_window_terms);
@@ -129,37 +91,14 @@ static void unpack(const fed_stage *stage, const double *packed, double *flat) {
         memcpy(to, packed + kernel_size(stage, &conv), layer->out.channels * sizeof(*to));
 }
 
-/* Writes panels of the flipped kernel: inputs and outputs exchanged, windows rotated by 180
- * degrees.
- */
-static void turn_kernel(const fed_conv *conv, const fed_conv *turned, size_t num_channels,
-                        const float *packed, float *panels) {
-    const size_t num_places = conv->num_taps / conv->in_channels;
-    memset(panels, 0, turned->out_channels * turned->num_taps * sizeof(*panels));
-    for (size_t c = 0; c < turned->out_channels; c += FED_PANEL) {
-        const size_t left = turned->out_channels - c, width = left < FED_PANEL ? left : FED_PANEL;
-        float *panel = panels + c * turned->num_taps;
-        for (size_t o = 0; o < num_channels; o++)
-            for (size_t p = 0; p < num_places; p++)
-                memcpy(panel + ((num_places - 1 - p) * turned->in_channels + o) * width,
-                       packed + o * conv->num_taps + p * conv->in_channels + c,
-                       width * sizeof(*panel));
-    }
-}
-
 static void derive(const fed_kernels *kernels, const fed_stage *stage, const float *packed,
                    float *derived, void *scratch) {
     const size_t num_channels = stage->layer->out.channels;
-    fed_conv conv, turned;
+    fed_conv conv;
     init(&conv, stage);
     const int is_winograd = fed_conv_is_winograd(&conv);
     kernels->conv_panels(packed, num_channels, conv.num_taps, is_winograd ? scratch : derived);
     if (is_winograd) fed_conv_tiles_kernel(kernels, &conv, scratch, derived);
-    if (!init_turned(&turned, stage, &conv)) return;
-    derived += fed_conv_kernel_floats(&conv);
-    float *panels = fed_conv_is_winograd(&turned) ? scratch : derived;
-    turn_kernel(&conv, &turned, num_channels, packed, panels);
-    if (panels != derived) fed_conv_tiles_kernel(kernels, &turned, panels, derived);
 }
 
 static void forward(const fed_pass *pass) {
@@ -170,49 +109,24 @@ static void forward(const fed_pass *pass) {
                             .bias = pass->params + kernel_size(pass->stage, &conv),
                             .buffer = &pass->stage->out,
                             .out = pass->out,
-                            .offsets = conv.is_pooled ? pass->saved : NULL,
+                            .offsets = pass->saved,
                             .scratch = pass->scratch};
     fed_conv_run(pass->kernels, &conv, &io);
     fed_conv_activate(pass);
-}
-
-/* Computes the gradient by the inputs as a convolution. outputs: from fed_conv_undo_activation. */
-static void run_turned(const fed_pass *pass, const fed_conv *conv, const fed_conv *turned,
-                       const float *outputs) {
-    const fed_buffer *out = &pass->stage->out;
-    float *bordered = pass->scratch, *unused = bordered + turned->in.num_values;
-    const size_t row_size = conv->num_cells * conv->out_channels;
-    memset(bordered, 0, (turned->in.num_values + conv->out_channels) * sizeof(*bordered));
-    for (size_t y = 0; y < conv->num_rows; y++) {
-        const size_t from = out->origin + y * out->row_stride;
-        float *to = bordered + turned->in.origin + y * turned->in.row_stride;
-        memcpy(to, pass->out_gradient + from, row_size * sizeof(*to));
-        if (outputs != NULL)
-            pass->kernels->conv_mask_row(outputs + from, to, conv->num_cells, conv->out_channels,
-                                         unused);
-    }
-    const fed_conv_io io = {.in = bordered,
-                            .kernel = pass->derived + fed_conv_kernel_floats(conv),
-                            .buffer = &pass->stage->in,
-                            .out = pass->in_gradient,
-                            .scratch = unused + conv->out_channels};
-    fed_conv_run(pass->kernels, turned, &io);
 }
 
 /* Lists the non-zero gradients of rows first..first+num-1. */
 static void list_strip(const fed_pass *pass, const fed_conv *conv, const float *outputs,
                        size_t first, size_t num, const fed_lists *lists) {
     const fed_buffer *out = &pass->stage->out;
-    const int32_t *offsets = conv->is_pooled ? pass->saved : NULL;
+    const int32_t *offsets = pass->saved;
     memset(lists->counts, 0, conv->out_channels * sizeof(*lists->counts));
     for (size_t y = first; y < first + num; y++) {
         const size_t row = out->origin + y * out->row_stride;
-        const fed_offsets at = {.first = (int32_t)(y * conv->step_y),
-                                .step_x = (int32_t)conv->sweep.step};
-        pass->kernels->conv_list_row(
-            outputs == NULL ? NULL : outputs + row, pass->out_gradient + row,
-            offsets == NULL ? NULL : offsets + y * conv->num_cells * conv->out_channels, &at,
-            conv->num_cells, conv->out_channels, lists);
+        pass->kernels->conv_list_row(outputs == NULL ? NULL : outputs + row,
+                                     pass->out_gradient + row,
+                                     offsets + y * conv->num_cells * conv->out_channels,
+                                     conv->num_cells, conv->out_channels, lists);
     }
 }
 
@@ -236,24 +150,22 @@ typedef struct group {
 static size_t find_terms(const fed_pass *pass, const fed_conv *conv, const float *outputs,
                          size_t first, size_t num, const group *g) {
     const fed_buffer *out = &pass->stage->out;
-    const size_t scale = conv->is_pooled ? 2 : 1, windows = scale * scale;
     const size_t row_size = conv->num_cells * conv->out_channels;
     const size_t padded = fed_padded(g->num_channels);
     const uint64_t all = UINT64_MAX >> (FED_WINDOW_CHANNELS - g->num_channels);
-    const int32_t *offsets = conv->is_pooled ? pass->saved : NULL;
+    const int32_t *offsets = (const int32_t *)pass->saved + g->first_channel;
     fed_window_terms *terms = g->terms;
     for (size_t y = first; y < first + num; y++) {
         const size_t row = out->origin + y * out->row_stride + g->first_channel;
-        const fed_offsets at = {.first = (int32_t)(scale * y * conv->step_y),
+        const fed_offsets at = {.first = (int32_t)(2 * y * conv->step_y),
                                 .step_x = (int32_t)conv->sweep.step,
                                 .step_y = (int32_t)conv->step_y};
-        pass->kernels->conv_find_terms(
-            outputs == NULL ? NULL : outputs + row, pass->out_gradient + row,
-            offsets == NULL ? NULL : offsets + y * row_size + g->first_channel, &at,
-            conv->num_cells, conv->out_channels, padded, terms);
-        for (size_t w = 0; w < conv->num_cells * windows; w++, terms++) {
+        pass->kernels->conv_find_terms(outputs == NULL ? NULL : outputs + row,
+                                       pass->out_gradient + row, offsets + y * row_size, &at,
+                                       conv->num_cells, conv->out_channels, padded, terms);
+        for (size_t w = 0; w < conv->num_cells * NUM_CORNERS; w++, terms++) {
             terms->channels &= all;
-            terms->gradient = (uint32_t)(row + w / windows * conv->out_channels);
+            terms->gradient = (uint32_t)(row + w / NUM_CORNERS * conv->out_channels);
         }
     }
     return (size_t)(terms - g->terms);
@@ -274,32 +186,30 @@ static void add_in_gradient(const fed_pass *pass, const fed_conv *conv, const fl
 
 static void backward(const fed_pass *pass) {
     const fed_layer *layer = pass->stage->layer;
-    fed_conv conv, turned;
+    fed_conv conv;
     init(&conv, pass->stage);
-    const int is_turned = init_turned(&turned, pass->stage, &conv);
-    const int is_listed = pass->in_gradient != NULL && !is_turned;
     fed_lists lists = {.capacity = list_capacity(&conv), .entries = pass->scratch};
     lists.counts = (uint32_t *)(lists.entries + conv.out_channels * lists.capacity);
     lists.sums = (float *)(lists.counts + conv.out_channels);
     group windows = {.terms = (fed_window_terms *)(lists.sums + conv.out_channels)};
     windows.ordered = windows.terms + strip_windows(&conv);
     memset(lists.sums, 0, conv.out_channels * sizeof(*lists.sums));
-    if (is_listed) memset(pass->in_gradient, 0, conv.in.num_values * sizeof(*pass->in_gradient));
+    if (pass->in_gradient != NULL)
+        memset(pass->in_gradient, 0, conv.in.num_values * sizeof(*pass->in_gradient));
     const float *outputs = fed_conv_undo_activation(pass);
     const size_t num_rows = strip_rows(&conv);
     for (size_t y = 0; y < conv.num_rows; y += num_rows) {
         const size_t num = fed_smaller(conv.num_rows - y, num_rows);
         list_strip(pass, &conv, outputs, y, num, &lists);
         add_kernel_gradient(pass, &conv, &lists);
-        if (is_listed) add_in_gradient(pass, &conv, outputs, y, num, windows);
+        if (pass->in_gradient != NULL) add_in_gradient(pass, &conv, outputs, y, num, windows);
     }
     float *bias = pass->gradient + kernel_size(pass->stage, &conv);
     if (layer->has_bias)
         for (size_t o = 0; o < layer->out.channels; o++) bias[o] += lists.sums[o];
-    if (is_turned && pass->in_gradient != NULL) run_turned(pass, &conv, &turned, outputs);
 }
 
-const fed_stage_ops fed_conv_hidden = {
+const fed_stage_ops fed_conv_pooled = {
     .widen_border = widen_border,
     .lay_out = lay_out,
     .pack = pack,
