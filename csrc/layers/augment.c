@@ -82,17 +82,10 @@ static void flip(const fed_pass *pass) {
     copy_pixel(pass, pixel_in(pass, y, last - x), pixel_out(pass, y, x));
 }
 
-/* Cuts out a part of the image, after adding pad_top rows and pad_left columns of zeros on each
- * side. */
-static void crop(const fed_pass *pass) {
+/* Cuts out the part of the image that begins at a pixel, after adding pad_top rows and pad_left
+ * columns of zeros on each side. */
+static void cut(const fed_pass *pass, size_t top, size_t left) {
     const fed_layer *layer = pass->stage->layer;
-    const size_t room_y = layer->in.height + 2 * layer->pad_top - layer->out.height;
-    const size_t room_x = layer->in.width + 2 * layer->pad_left - layer->out.width;
-    size_t top = room_y / 2, left = room_x / 2;
-    if (pass->dropout != NULL) {
-        top = (size_t)draw_between(pass->dropout, 0, (double)room_y + 1);
-        left = (size_t)draw_between(pass->dropout, 0, (double)room_x + 1);
-    }
     EACH_PIXEL(pass, y, x) {
         const size_t from_y = top + y - layer->pad_top, from_x = left + x - layer->pad_left;
         /* Above or left of the image, the unsigned difference wraps around to a large number. */
@@ -101,6 +94,31 @@ static void crop(const fed_pass *pass) {
         else
             memset(pixel_out(pass, y, x), 0, num_channels(pass) * sizeof *pass->out);
     }
+}
+
+/* The numbers of rows and columns by which the part can be moved. */
+static size_t room_y(const fed_layer *layer) {
+    return layer->in.height + 2 * layer->pad_top - layer->out.height;
+}
+
+static size_t room_x(const fed_layer *layer) {
+    return layer->in.width + 2 * layer->pad_left - layer->out.width;
+}
+
+static void crop_middle(const fed_pass *pass) {
+    const fed_layer *layer = pass->stage->layer;
+    cut(pass, room_y(layer) / 2, room_x(layer) / 2);
+}
+
+static void crop(const fed_pass *pass) {
+    const fed_layer *layer = pass->stage->layer;
+    if (pass->dropout == NULL) {
+        crop_middle(pass);
+        return;
+    }
+    const size_t top = (size_t)draw_between(pass->dropout, 0, (double)room_y(layer) + 1);
+    const size_t left = (size_t)draw_between(pass->dropout, 0, (double)room_x(layer) + 1);
+    cut(pass, top, left);
 }
 
 /* The value at a place between pixels, by bilinear interpolation; zero outside the image. */
@@ -213,6 +231,7 @@ INPUT_LAYER(fed_normalize, normalize);
 INPUT_LAYER(fed_standardize, standardize);
 INPUT_LAYER(fed_flip, flip);
 INPUT_LAYER(fed_crop, crop);
+INPUT_LAYER(fed_crop_middle, crop_middle);
 INPUT_LAYER(fed_rotate, rotate);
 INPUT_LAYER(fed_cut_out, cut_out);
 INPUT_LAYER(fed_jitter, jitter);

@@ -11,8 +11,8 @@
 extern const fed_stage_ops fed_dense_ends, fed_dense_hidden;
 extern const fed_stage_ops fed_conv_first, fed_conv_pooled, fed_conv_batch, fed_depthwise_conv;
 extern const fed_stage_ops fed_max_pool, fed_average_pool;
-extern const fed_stage_ops fed_normalize, fed_standardize, fed_flip, fed_crop, fed_rotate,
-    fed_cut_out, fed_jitter, fed_mix;
+extern const fed_stage_ops fed_normalize, fed_standardize, fed_flip, fed_crop, fed_crop_middle,
+    fed_rotate, fed_cut_out, fed_jitter, fed_mix;
 extern const fed_stage_ops fed_group_norm, fed_layer_norm, fed_batch_norm, fed_dropout,
     fed_activate, fed_add, fed_zero_padding, fed_concatenate;
 
@@ -255,6 +255,7 @@ static const fed_layer_kind kinds[] = {
     INPUT("image_standardization", keeps_shape, fed_standardize, NULL),
     INPUT("random_flip", keeps_shape, fed_flip, fed_one_draw),
     INPUT("random_crop", crop_is_valid, fed_crop, fed_two_draws),
+    INPUT("center_crop", crop_is_valid, fed_crop_middle, NULL),
     INPUT("random_rotation", rotation_is_valid, fed_rotate, fed_one_draw),
     INPUT("cutout", cutout_is_valid, fed_cut_out, fed_two_draws),
     INPUT("color_jitter", jitter_is_valid, fed_jitter, fed_three_draws),

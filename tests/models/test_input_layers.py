@@ -72,6 +72,11 @@ def cropped(image: Image, spec: Any, draws: Draws | None) -> Image:
     return padded[top : top + spec.height, left : left + spec.width]
 
 
+def middle_of(image: Image, spec: Any, draws: Draws | None) -> Image:
+    top, left = (image.shape[0] - spec.height) // 2, (image.shape[1] - spec.width) // 2
+    return image[top : top + spec.height, left : left + spec.width]
+
+
 def rotated(image: Image, spec: Any, draws: Draws | None) -> Image:
     if draws is None:
         return image
@@ -128,6 +133,7 @@ REFERENCES = {
     "image_standardization": standardized,
     "random_flip": flipped,
     "random_crop": cropped,
+    "center_crop": middle_of,
     "random_rotation": rotated,
     "cutout": cut_out,
     "color_jitter": jittered,
@@ -145,6 +151,7 @@ def stacks(shape: tuple[int, ...]) -> list[list[Spec]]:
         [layers.RandomFlip()],
         [layers.RandomCrop(height, width, padding=min(height, 3))],
         [layers.RandomCrop(max(1, height - 2), max(1, width - 3))],
+        [layers.CenterCrop(max(1, height - 2), max(1, width - 3))],
         [layers.RandomRotation(0)],
         [layers.RandomRotation(40)],
         [layers.RandomRotation(180)],
@@ -290,7 +297,7 @@ def test_evaluation_draws_nothing() -> None:
 
 def test_descriptions_and_keras_files_keep_them(tmp_path: Path) -> None:
     specs = [
-        layers.RandomCrop(8, 8),
+        layers.CenterCrop(8, 8),
         layers.RandomFlip(),
         layers.RandomRotation(36.0),
         layers.Normalization((0.1, 0.2, 0.3), (0.5, 0.5, 0.25)),
@@ -325,7 +332,7 @@ def test_keras_files_leave_out_what_changes_nothing_in_evaluation(tmp_path: Path
     formats.write_keras(tmp_path / "model.keras", model.layout, model.initial_params)
     read = formats.read_model(tmp_path / "model.keras")
     again = sequential(read.specs, read.input_shape)
-    kinds = ["random_crop", "normalization", "conv2d", "add"]
+    kinds = ["center_crop", "normalization", "conv2d", "add"]
     assert [each.kind for each in again.layout.layers][:4] == kinds
     images = np.random.default_rng(2).random((3, 9 * 8 * 3), np.float32)
     wanted = (images.reshape(3, 9, 8, 3)[:, :8, 1:7].reshape(3, -1) - 0.5) * 2
@@ -342,6 +349,7 @@ def test_keras_files_leave_out_what_changes_nothing_in_evaluation(tmp_path: Path
         ([layers.Normalization((1, 2), 1.0)], "mean has 2 numbers, but images have 3 channels"),
         ([layers.Normalization(0.0, 0.0)], "std 0.0: choose a finite number from 1e-06"),
         ([layers.RandomCrop(12, 8)], "a part of 12 x 8 with padding 0 does not fit into images of"),
+        ([layers.CenterCrop(9, 9)], "a part of 9 x 9 with padding 0 does not fit into images of 9"),
         ([layers.RandomCrop(12, 8)], "images of 9 x 8; choose at most 9 x 8"),
         ([layers.RandomCrop(10, 8, 9)], "padding 9 around images of 9 x 8; choose at most 8"),
         ([layers.RandomFlip("vertical")], "mode 'vertical': fedcli only mirrors left to right"),

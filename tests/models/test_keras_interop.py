@@ -44,6 +44,9 @@ from fedcli.models.layers import (
     LeakyReLU,
     MaxPool2D,
     Node,
+    Normalization,
+    RandomCrop,
+    RandomFlip,
     SeparableConv2D,
     Spec,
     ZeroPad2D,
@@ -237,6 +240,28 @@ def test_keras_predicts_what_fedcli_computes(
         formats.read_weights(tmp_path / "again.weights.h5", layout), weights, strict=True
     ):
         np.testing.assert_array_equal(array, wanted)
+
+
+def test_keras_predicts_from_images_that_it_crops_and_normalizes(
+    tmp_path: Path, run_keras: RunKeras
+) -> None:
+    shape = (9, 8, 3)
+    inputs = [RandomCrop(6, 5, 2), RandomFlip(), Normalization((0.1, 0.2, 0.3), 0.4)]
+    model = models.sequential(
+        [*inputs, Conv2D(4, 3, activation="relu"), Flatten(), Dense(5)], shape
+    )
+    images = np.random.default_rng(1).random((7, *shape), np.float32)
+    files = [tmp_path / each for each in ("m.keras", "m.weights.h5", "images.npy")]
+    formats.write_keras(files[0], model.layout, model.initial_params)
+    formats.write_weights(files[1], model.layout, model.initial_params)
+    np.save(files[2], images)
+    run_keras(PROGRAM, *files, tmp_path)
+    data = from_arrays(images, np.zeros(7, np.int32))
+    for each in (model, models.load(files[0]), models.load(tmp_path / "again.keras")):
+        scores = ThreadEngine(1).predict(each.layout, each.initial_params, [data])
+        for file in ("loaded.npy", "weights.npy"):
+            expected = reference_net.softmax(scores.values.astype(np.float64))
+            np.testing.assert_allclose(np.load(tmp_path / file), expected, rtol=0, atol=1e-5)
 
 
 # SGD on batches of 6, without shuffling.

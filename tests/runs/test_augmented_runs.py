@@ -47,7 +47,7 @@ def test_eval_and_export_see_what_training_saw(fedcli: Fedcli, tmp_path: Path) -
     assert line["client_work"] == evaluation["test"]["client_work"]
     assert fedcli("export", run, tmp_path / "model.keras").code == 0
     kinds = [spec.kind for spec in formats.read_model(tmp_path / "model.keras").specs]
-    assert kinds[:3] == ["random_crop", "random_flip", "normalization"]
+    assert kinds[:3] == ["center_crop", "random_flip", "normalization"]
 
 
 def test_an_export_of_weights_says_what_happened_to_images_before_them(

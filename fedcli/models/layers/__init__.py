@@ -20,8 +20,8 @@ from fedcli.models.layers.pooling import *
 from fedcli.models.layers.reshaping import *
 
 __all__ = [
-    *("Activation", "Add", "AveragePool2D", "BatchNorm", "ColorJitter", "Concatenate"),
-    *("Conv2D", "Cutout", "Dense", "DepthwiseConv2D", "Dropout", "ELU"),
+    *("Activation", "Add", "AveragePool2D", "BatchNorm", "CenterCrop", "ColorJitter"),
+    *("Concatenate", "Conv2D", "Cutout", "Dense", "DepthwiseConv2D", "Dropout", "ELU"),
     *(
         "Flatten",
         "GlobalAveragePool2D",

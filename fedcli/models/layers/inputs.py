@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fedcli.models.layers.keras_options import Options
 
 __all__ = [
+    "CenterCrop",
     "ColorJitter",
     "Cutout",
     "ImageStandardization",
@@ -292,6 +293,39 @@ class RandomFlip(InputLayer):
 
 
 @dataclass(frozen=True)
+class CenterCrop(InputLayer):
+    """Cuts the middle out of the image, in training and in evaluation.
+
+    Attributes:
+        height: Height of the part.
+        width: Width of the part.
+        name: Its name in the model; "": the name that Keras would give it.
+        inputs: See `Spec.inputs`.
+    """
+
+    kind = "center_crop"
+    keras_class = "CenterCrop"
+    checks: ClassVar = {"height": fields.check_count, "width": fields.check_count}
+
+    height: int
+    width: int
+    name: str = ""
+    inputs: tuple[str, ...] = ()
+
+    def _layer(self, shape: Shape) -> Layer:
+        return _cropped(self, shape, self.height, self.width)
+
+    def to_keras(self) -> dict[str, Any]:
+        """See `Spec.to_keras`."""
+        return {"name": self.name, "height": self.height, "width": self.width}
+
+    @classmethod
+    def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
+        """See `Spec.from_keras`; Keras enlarges images that are smaller, which is refused."""
+        yield from _read_crop(cls, options, shape, name)
+
+
+@dataclass(frozen=True)
 class RandomCrop(InputLayer):
     """Cuts out a part of the image: at a random place in training, in the middle in evaluation.
 
@@ -319,45 +353,54 @@ class RandomCrop(InputLayer):
     inputs: tuple[str, ...] = ()
 
     def in_evaluation(self, shape: Shape) -> InputLayer | None:
-        """See `InputLayer.in_evaluation`: the middle of the image, which padding does not move."""
+        """See `InputLayer.in_evaluation`: the middle of the image, which padding does not move.
+
+        It is never Keras's RandomCrop, which returns the whole image in evaluation.
+        """
         if (self.height, self.width) == shape[:2]:
             return None
         is_inside = self.height <= shape[0] and self.width <= shape[1]
-        return self.changed(padding=0) if is_inside else self
+        middle = CenterCrop(self.height, self.width, self.name, self.inputs)
+        return middle if is_inside else self
 
     def _layer(self, shape: Shape) -> Layer:
-        height, width, channels = shape
-        room = 2 * self.padding
-        if self.padding > min(height, width):
-            raise ConfigError(
-                f"layer {self.name}: padding {self.padding} around images of {height} x {width}; "
-                f"choose at most {min(height, width)}"
-            )
-        if self.height > height + room or self.width > width + room:
-            raise ConfigError(
-                f"layer {self.name}: a part of {self.height} x {self.width} with padding "
-                f"{self.padding} does not fit into images of {height} x {width}; choose at most "
-                f"{height + room} x {width + room}"
-            )
-        return Layer(
-            *(self.kind, self.name, shape, (self.height, self.width, channels)),
-            pads=(self.padding, self.padding),
-        )
+        return _cropped(self, shape, self.height, self.width, self.padding)
 
     def to_keras(self) -> dict[str, Any]:
-        """See `Spec.to_keras`."""
-        if self.padding:
-            raise _unknown_to_keras(self)
-        return {"name": self.name, "height": self.height, "width": self.width}
+        """See `Spec.to_keras`: only a crop beyond the image is not a CenterCrop in evaluation."""
+        raise _unknown_to_keras(self)
 
     @classmethod
     def from_keras(cls, options: Options, shape: KerasShape, name: str) -> Iterator[Read]:
         """See `Spec.from_keras`; fedcli draws from its own seed."""
-        height, width = (options.take(key) for key in ("height", "width"))
-        options.finish(free=("seed", "data_format"))
-        spec = cls(height, width, name=name)
-        spec.check(options.label)
-        yield spec, (height, width, *shape[2:])
+        yield from _read_crop(cls, options, shape, name)
+
+
+def _cropped(spec: Spec, shape: Shape, rows: int, columns: int, padding: int = 0) -> Layer:
+    """The layer that cuts a part out of images of a shape, with a border of zeros."""
+    height, width, channels = shape
+    room = 2 * padding
+    if padding > min(height, width):
+        raise ConfigError(
+            f"layer {spec.name}: padding {padding} around images of {height} x {width}; choose at "
+            f"most {min(height, width)}"
+        )
+    if rows > height + room or columns > width + room:
+        raise ConfigError(
+            f"layer {spec.name}: a part of {rows} x {columns} with padding {padding} does not fit "
+            f"into images of {height} x {width}; choose at most {height + room} x {width + room}"
+        )
+    return Layer(*(spec.kind, spec.name, shape, (rows, columns, channels)), pads=(padding, padding))
+
+
+def _read_crop(
+    kind: type[CenterCrop | RandomCrop], options: Options, shape: KerasShape, name: str
+) -> Iterator[Read]:
+    height, width = (options.take(key) for key in ("height", "width"))
+    options.finish(free=("seed", "data_format"))
+    spec = kind(height, width, name=name)
+    spec.check(options.label)
+    yield spec, (height, width, *shape[2:])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
  */
 #include "fixtures.h"
 
-enum { MOST_LAYERS = 10, NUM_EXAMPLES = 7, NUM_CLASSES = 3 };
+enum { MOST_LAYERS = 11, NUM_EXAMPLES = 7, NUM_CLASSES = 3 };
 
 static const fed_key KEY = {.seed = 1, .client = 2, .round = 3, .purpose = 9};
 
@@ -57,6 +57,7 @@ static void build(table *t, const fed_shape *shape, const fed_shape *part, bool 
     add_layer(
         t, (fed_layer){
                .kind = KIND_RANDOM_CROP, .in = *shape, .out = *part, .pad_top = 1, .pad_left = 1});
+    add_layer(t, (fed_layer){.kind = KIND_CENTER_CROP, .in = *part, .out = *part});
     add_layer(t, (fed_layer){.kind = KIND_RANDOM_FLIP});
     add_layer(t, (fed_layer){.kind = KIND_RANDOM_ROTATION, .constants = {1}});
     add_layer(t, (fed_layer){.kind = KIND_CUTOUT, .window_height = 2, .window_width = 2});
@@ -201,9 +202,9 @@ static void test_images_are_written_whole_and_no_further(void) {
 static void test_input_layers_behind_others_are_refused(void) {
     table t;
     build(&t, &(fed_shape){4, 4, 1}, &(fed_shape){4, 4, 1}, false, false);
-    fed_layer before = t.layers[6];
-    t.layers[6] = t.layers[7], t.layers[6].in = before.in;
-    t.layers[7] = before, t.layers[7].in = t.layers[7].out = t.layers[6].out;
+    fed_layer before = t.layers[7];
+    t.layers[7] = t.layers[8], t.layers[7].in = before.in;
+    t.layers[8] = before, t.layers[8].in = t.layers[8].out = t.layers[7].out;
     CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
 }
 
@@ -212,14 +213,14 @@ static void test_examples_are_mixed_once_and_last(void) {
     table t;
     build(&t, &(fed_shape){4, 4, 1}, &(fed_shape){4, 4, 1}, false, true);
     for (size_t i = 0; i < LENGTH(bad_alphas); i++) {
-        t.layers[7].constants[0] = bad_alphas[i];
+        t.layers[8].constants[0] = bad_alphas[i];
         CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
     }
-    t.layers[7].constants[0] = 1;
+    t.layers[8].constants[0] = 1;
     CHECK_EQUAL(fed_model_check(&t.model), FED_OK);
-    t.layers[6] = t.layers[7]; /* twice */
+    t.layers[7] = t.layers[8]; /* twice */
     CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
-    t.layers[7].kind = KIND_RANDOM_FLIP; /* MixUp before another layer */
+    t.layers[8].kind = KIND_RANDOM_FLIP; /* MixUp before another layer */
     CHECK_EQUAL(fed_model_check(&t.model), FED_ERR_ARGUMENT);
 }
 

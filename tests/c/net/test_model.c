@@ -57,6 +57,7 @@ static void test_kinds_are_found_by_name(void) {
         [KIND_IMAGE_STANDARDIZATION] = "image_standardization",
         [KIND_RANDOM_FLIP] = "random_flip",
         [KIND_RANDOM_CROP] = "random_crop",
+        [KIND_CENTER_CROP] = "center_crop",
         [KIND_RANDOM_ROTATION] = "random_rotation",
         [KIND_CUTOUT] = "cutout",
         [KIND_COLOR_JITTER] = "color_jitter",
