@@ -267,6 +267,11 @@ typedef struct fed_gemm {
     float *out;
 } fed_gemm;
 
+/* Values that are read later, and are prefetched meanwhile: from `first` up to `end`. */
+typedef struct fed_lines {
+    const float *first, *end;
+} fed_lines;
+
 /* The gradient by the weights of a run, from some pixels:
  *   target[t][c] += sum_p in[from[p]][run.offset + t] * gradient[p][c] */
 typedef struct fed_gemm_gradient {

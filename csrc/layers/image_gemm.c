@@ -24,9 +24,11 @@ enum {
     LEAST_BLOCK = 48, /* pixels; a multiple of every tile */
     MOST_BLOCK = 960,
     /* Pixels in a block of the gradient by the weights, and the channels that are packed at a
-     * time. */
+     * time: more of them if the weights are small, at most SMALL_WEIGHTS floats. */
     GRADIENT_PIXELS = 128,
     GRADIENT_CHANNELS = 128,
+    SMALL_CHANNELS = 256,
+    SMALL_WEIGHTS = 16 * 1024,
     /* Runs are cut so that a part of a panel stays in the cache, and so that threads can share the
      * gradient by the weights. */
     MOST_RUN = 768,
@@ -83,6 +85,8 @@ typedef struct plan {
     size_t group;        /* images of a part of the gradient by the inputs */
     size_t turned_panel; /* floats of a panel of the turned weights */
     size_t num_runs;     /* an upper bound */
+    int is_small;        /* 1 if there are few weights */
+    size_t packed;       /* channels that are packed at a time for the gradient by the weights */
 } plan;
 
 static size_t block_of(const fed_image_conv *conv, const plan *p) {
@@ -120,6 +124,8 @@ static plan plan_of(const fed_image_conv *conv) {
     p.group = group_of(conv, &p);
     const size_t channels = fed_larger(p.in_channels, p.out_channels);
     p.num_runs = conv->window_height * (conv->window_width * channels / LEAST_RUN + 1);
+    p.is_small = fed_image_conv_weights(conv) <= SMALL_WEIGHTS;
+    p.packed = p.is_small ? SMALL_CHANNELS : GRADIENT_CHANNELS;
     return p;
 }
 
@@ -130,7 +136,7 @@ typedef struct workspace {
     size_t *from, *to; /* [MOST_BLOCK] */
     fed_run *runs;     /* [num_runs] */
     float *bordered;   /* [group] buffer plan->bordered, if it is copied */
-    float *panels;     /* [GRADIENT_CHANNELS, GRADIENT_PIXELS] */
+    float *panels;     /* [plan->packed, GRADIENT_PIXELS] */
 } workspace;
 
 static workspace carve(const plan *p, fed_carver *c) {
@@ -140,7 +146,7 @@ static workspace carve(const plan *p, fed_carver *c) {
         .runs = fed_carve(c, p->num_runs, sizeof(fed_run)),
         .bordered =
             fed_carve(c, p->is_copied ? p->group * p->bordered.num_values : 0, sizeof(float)),
-        .panels = fed_carve(c, GRADIENT_CHANNELS * GRADIENT_PIXELS, sizeof(float)),
+        .panels = fed_carve(c, p->packed * GRADIENT_PIXELS, sizeof(float)),
     };
 }
 
@@ -355,6 +361,18 @@ static void inputs_part(void *context, size_t part, int worker) {
 
 /* ---- The gradient by the weights ------------------------------------------------------------- */
 
+/* The values that the next block of pixels reads lie behind those of this block. They are fetched
+ * meanwhile if this part reads all of them, and if they do not replace weights in the cache. */
+static void list_next(const pass *c, const workspace *w, size_t num_pixels,
+                      fed_lines *ahead /* out [2] */) {
+    const size_t from = w->from[num_pixels - 1], to = w->to[num_pixels - 1];
+    const float *gradient = c->io->out_gradient + to, *in = c->io->in + from;
+    const int is_read = c->num_blocks == 1 && c->conv->stride_y * c->conv->stride_x == 1;
+    const int is_fetched = is_read && c->plan.is_small;
+    ahead[0] = (fed_lines){gradient, gradient + (is_fetched ? to - w->to[0] : 0)};
+    ahead[1] = (fed_lines){in, in + (is_fetched ? from - w->from[0] : 0)};
+}
+
 /* A part: the gradient by the weights between some panels of outputs and some runs. */
 static void weights_part(void *context, size_t part, int worker) {
     const pass *c = context;
@@ -362,7 +380,7 @@ static void weights_part(void *context, size_t part, int worker) {
     const fed_image_conv_io *io = c->io;
     const plan *p = &c->plan;
     const workspace w = workspace_of(p, io, worker);
-    const size_t channel = part / c->num_pieces * GRADIENT_CHANNELS;
+    const size_t channel = part / c->num_pieces * p->packed;
     const size_t num_runs =
         list_runs(conv->window_height, window_row(conv), conv->in.row_stride, c->piece, w.runs);
     const size_t piece = part % c->num_pieces;
@@ -373,10 +391,11 @@ static void weights_part(void *context, size_t part, int worker) {
         .in = io->in,
         .from = w.from,
         .gradient = w.panels,
-        .num_channels = fed_smaller(GRADIENT_CHANNELS, conv->out_shape.channels - channel),
+        .num_channels = fed_smaller(p->packed, conv->out_shape.channels - channel),
         .panel_size = p->panel_size,
     };
     float *sums = piece == 0 && io->bias_gradient != NULL ? io->bias_gradient + channel : NULL;
+    fed_lines ahead[2];
     float *first_target = io->weights_gradient + channel / FED_PAD * p->panel_size;
     for (size_t r = 0; r < first_run; r++) first_target += w.runs[r].length * FED_PAD;
     for (size_t m = 0; m < p->num_pixels; m += gemm.num_pixels) {
@@ -389,9 +408,10 @@ static void weights_part(void *context, size_t part, int worker) {
         c->kernels->gemm_pack(io->out_gradient + channel, w.to, gemm.num_pixels,
                               fed_padded(gemm.num_channels), w.panels, gemm.gradient_panel, sums);
         gemm.target = first_target;
+        list_next(c, &w, gemm.num_pixels, ahead);
         for (size_t r = first_run; r < end_run; r++) {
             gemm.run = w.runs[r];
-            c->kernels->gemm_gradient(&gemm);
+            c->kernels->gemm_gradient(&gemm, ahead);
             gemm.target += gemm.run.length * FED_PAD;
         }
     }
@@ -402,7 +422,7 @@ static void add_weights_gradient(pass *c) {
     const int is_shared = c->io->num_workers > 1;
     const size_t row = window_row(c->conv);
     c->piece = is_shared ? LEAST_RUN : row;
-    c->num_blocks = fed_pieces(p->out_channels, GRADIENT_CHANNELS);
+    c->num_blocks = fed_pieces(p->out_channels, p->packed);
     const size_t num_runs = c->conv->window_height * fed_pieces(row, c->piece);
     const size_t wanted = is_shared ? 2 * (size_t)c->io->num_workers : 1;
     c->num_pieces = fed_smaller(num_runs, fed_pieces(wanted, c->num_blocks));
