@@ -350,8 +350,13 @@ static void inputs_part(void *context, size_t part, int worker) {
             fed_copy_bordered(&c->conv->out_shape, &c->conv->out,
                               gradient + b * c->conv->out.num_values, &p->bordered,
                               w.bordered + b * p->bordered.num_values);
-    for (size_t phase_y = 0; phase_y < p->y.stride; phase_y++)
-        for (size_t phase_x = 0; phase_x < p->x.stride; phase_x++) {
+    /* Phases that no tap reaches come after all others. Their pixels are zeros. */
+    const size_t end_y = fed_smaller(p->y.stride, p->y.window);
+    const size_t end_x = fed_smaller(p->x.stride, p->x.window);
+    if (end_y < p->y.stride || end_x < p->x.stride)
+        memset(of.in_gradient, 0, of.num_images * c->conv->in.num_values * sizeof(float));
+    for (size_t phase_y = 0; phase_y < end_y; phase_y++)
+        for (size_t phase_x = 0; phase_x < end_x; phase_x++) {
             of.y = fed_phase_of(&p->y, phase_y);
             of.x = fed_phase_of(&p->x, phase_x);
             run_phase(c, &of, &w);
