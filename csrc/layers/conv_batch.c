@@ -27,7 +27,8 @@ static fed_image_conv conv_of(const fed_stage *stage, size_t num_images) {
                             .stride_x = layer->stride_x,
                             .pad_top = layer->pad_top,
                             .pad_left = layer->pad_left,
-                            .least = layer->activation == FED_RELU ? 0.0f : -HUGE_VALF};
+                            .least = layer->activation == FED_RELU ? 0.0f : -HUGE_VALF,
+                            .norm = stage->norm};
 }
 
 /* ---- Parameters ------------------------------------------------------------------------------ */
@@ -122,6 +123,7 @@ static fed_image_conv_io io_of(const fed_images_pass *pass, size_t first) {
                             .weights_gradient = pass->gradient,
                             .scratch = pass->scratch,
                             .num_workers = pass->num_workers};
+    if (stage->norm != NULL) io.norm = (const char *)pass->norm + first * stage->norm->saved_bytes;
     if (pass->out_gradient != NULL) io.out_gradient = pass->out_gradient + out;
     if (pass->in_gradient != NULL) io.in_gradient = pass->in_gradient + in;
     if (pass->gradient != NULL && stage->layer->has_bias)
@@ -169,6 +171,12 @@ static void backward_images(const fed_images_pass *pass) {
     }
 }
 
+/* Windows of one pixel read each input once, so the norm is applied once. */
+static int applies_norms(const fed_layer *layer) {
+    return layer->window_height == 1 && layer->window_width == 1 && layer->pad_top == 0 &&
+           layer->pad_left == 0;
+}
+
 const fed_stage_ops fed_conv_batch = {
     .widen_border = widen_border,
     .lay_out = lay_out,
@@ -177,4 +185,5 @@ const fed_stage_ops fed_conv_batch = {
     .images_scratch = images_scratch,
     .forward_images = forward_images,
     .backward_images = backward_images,
+    .applies_norms = applies_norms,
 };

@@ -2,7 +2,8 @@
  * Group normalisation: shifts and scales each group of neighbouring channels of an example to mean
  * 0 and variance 1 over height, width and the group's channels, then applies gamma and beta per
  * channel. The variance is the biased one, and epsilon is inside the root. Saved for backward: the
- * mean and 1 / deviation of each channel's group. */
+ * mean and 1 / deviation of each channel's group. If another stage applies the norm, the map of the
+ * channels is saved, too, and the outputs are not written. */
 #include "norm.h"
 
 #include <math.h>
@@ -18,7 +19,8 @@ typedef struct statistics {
 static void lay_out(fed_stage *stage) {
     const size_t channels = fed_norm_channels(stage);
     stage->packed_size = fed_norm_packed_size(stage);
-    stage->saved_bytes = 2 * channels * sizeof(float);
+    const size_t num_saved = stage->is_mapped ? FED_NORM_SAVED_ROWS : FED_NORM_SAVED_SCALES;
+    stage->saved_bytes = num_saved * channels * sizeof(float);
     stage->scratch_bytes =
         2 * channels * sizeof(double) + FED_NORM_NUM_ROWS * channels * sizeof(float);
 }
@@ -118,12 +120,15 @@ static void measure(const fed_pass *pass, const statistics *found) {
     }
 }
 
-/* Makes the map of the channels from the statistics. */
+/* Makes the map of the channels from the statistics, which are followed by its rows if it is saved.
+ */
 static fed_norm_map map_of(const fed_pass *pass, const statistics *found) {
     const fed_stage *stage = pass->stage;
     const float *gamma = fed_norm_gamma(pass), *beta = fed_norm_beta(pass);
-    float *scales = row_of(pass, FED_NORM_SCALES), *biases = row_of(pass, FED_NORM_BIASES);
-    for (size_t c = 0; c < fed_norm_channels(stage); c++) {
+    const size_t channels = fed_norm_channels(stage);
+    float *scales = stage->is_mapped ? found->inverses + channels : row_of(pass, FED_NORM_SCALES);
+    float *biases = scales + channels;
+    for (size_t c = 0; c < channels; c++) {
         scales[c] = gamma != NULL ? gamma[c] * found->inverses[c] : found->inverses[c];
         biases[c] = beta != NULL ? beta[c] : 0;
     }
@@ -144,7 +149,15 @@ static void repeat(const fed_pass *pass) {
 static void forward(const fed_pass *pass) {
     const statistics found = statistics_of(pass);
     measure(pass, &found);
-    repeat(pass);
+    if (pass->stage->is_mapped)
+        map_of(pass, &found);
+    else
+        repeat(pass);
+}
+
+/* The other stage can compute no activation but those of the kernels. */
+static int can_map(const fed_layer *layer) {
+    return layer->activation == FED_LINEAR || fed_norm_activates(layer);
 }
 
 /* With x' = (x - mean) / deviation: sums[c] = sum of g, products[c] = sum of g * x', the gradients
@@ -224,4 +237,5 @@ const fed_stage_ops fed_group_norm = {
     .forward = forward,
     .backward = backward,
     .repeat = repeat,
+    .can_map = can_map,
 };

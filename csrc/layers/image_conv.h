@@ -8,6 +8,7 @@
 #include "buffer.h"
 #include "fed.h"
 #include "memory.h"
+#include "norm.h"
 
 /* Output channels in a panel of the weights. */
 enum { FED_IMAGE_PANEL = 16 };
@@ -25,6 +26,7 @@ typedef struct fed_image_conv {
     size_t stride_y, stride_x;
     size_t pad_top, pad_left; /* window (0, 0) begins at pixel (-pad_top, -pad_left) */
     float least;              /* lower bound of the outputs: 0 for relu, else -HUGE_VALF */
+    const fed_stage *norm; /* it is applied to the inputs; NULL: none. Then windows are one pixel */
 } fed_image_conv;
 
 /* The inputs and outputs of a convolution. Weights and their gradient are in panels,
@@ -33,6 +35,7 @@ typedef struct fed_image_conv {
  * bytes. */
 typedef struct fed_image_conv_io {
     const float *in;      /* [num_images] buffer `in` */
+    const char *norm;     /* [num_images, saved_bytes]: what the norm has saved */
     const float *weights; /* [fed_image_conv_weights] */
     const float *bias;    /* [padded O]; NULL: zeros */
     float *out;           /* [num_images] buffer `out`; the border is not written */

@@ -87,6 +87,7 @@ typedef struct plan {
     size_t num_runs;     /* an upper bound */
     int is_small;        /* 1 if there are few weights */
     size_t packed;       /* channels that are packed at a time for the gradient by the weights */
+    size_t num_normed;   /* pixels behind a norm at a time */
 } plan;
 
 static size_t block_of(const fed_image_conv *conv, const plan *p) {
@@ -126,6 +127,7 @@ static plan plan_of(const fed_image_conv *conv) {
     p.num_runs = conv->window_height * (conv->window_width * channels / LEAST_RUN + 1);
     p.is_small = fed_image_conv_weights(conv) <= SMALL_WEIGHTS;
     p.packed = p.is_small ? SMALL_CHANNELS : GRADIENT_CHANNELS;
+    if (conv->norm != NULL) p.num_normed = fed_larger(p.block, GRADIENT_PIXELS);
     return p;
 }
 
@@ -133,10 +135,12 @@ static plan plan_of(const fed_image_conv *conv) {
 
 /* One worker's memory. */
 typedef struct workspace {
-    size_t *from, *to; /* [MOST_BLOCK] */
-    fed_run *runs;     /* [num_runs] */
-    float *bordered;   /* [group] buffer plan->bordered, if it is copied */
-    float *panels;     /* [plan->packed, GRADIENT_PIXELS] */
+    size_t *from, *to;   /* [MOST_BLOCK] */
+    fed_run *runs;       /* [num_runs] */
+    float *bordered;     /* [group] buffer plan->bordered, if it is copied */
+    float *panels;       /* [plan->packed, GRADIENT_PIXELS] */
+    float *normed;       /* [plan->num_normed, in_channels]: pixels behind the norm */
+    size_t *normed_from; /* [plan->num_normed]: their offsets */
 } workspace;
 
 static workspace carve(const plan *p, fed_carver *c) {
@@ -147,6 +151,8 @@ static workspace carve(const plan *p, fed_carver *c) {
         .bordered =
             fed_carve(c, p->is_copied ? p->group * p->bordered.num_values : 0, sizeof(float)),
         .panels = fed_carve(c, p->packed * GRADIENT_PIXELS, sizeof(float)),
+        .normed = fed_carve(c, p->num_normed * p->in_channels, sizeof(float)),
+        .normed_from = fed_carve(c, p->num_normed, sizeof(size_t)),
     };
 }
 
@@ -209,6 +215,37 @@ static grid pixels_of(const fed_buffer *buffer) {
     return (grid){buffer->origin, buffer->row_stride, buffer->pixel_stride, buffer->num_values};
 }
 
+/* The values that windows read, and the offset of each window in them. */
+typedef struct window_list {
+    const float *in;
+    const size_t *from;
+} window_list;
+
+/* Applies the norm to the pixels that windows of one pixel read, `first` being the first of these
+ * windows. Pixels of an image that follow each other pass together. */
+static window_list apply_norm(const pass *c, const workspace *w, size_t first, size_t num) {
+    const fed_stage *norm = c->conv->norm;
+    const fed_shape *shape = &c->conv->out_shape;
+    const size_t image_pixels = shape->height * shape->width, channels = c->plan.in_channels;
+    for (size_t p = 0; p < num;) {
+        const size_t image = (first + p) / image_pixels, start = p, from = w->from[p];
+        const size_t end = fed_smaller((image + 1) * image_pixels - first, num);
+        const fed_norm_map map = fed_norm_saved_map(norm, c->io->norm + image * norm->saved_bytes);
+        for (; p < end && w->from[p] == from + (p - start) * channels; p++)
+            w->normed_from[p] = p * channels;
+        c->kernels->norm_apply(&map, c->io->in + from, p - start, channels,
+                               w->normed + start * channels);
+    }
+    return (window_list){w->normed, w->normed_from};
+}
+
+/* Lists the windows of some pixels of the outputs. */
+static window_list list_windows(const pass *c, const workspace *w, size_t first, size_t num) {
+    const grid at = windows_of(c->conv);
+    list_pixels(&at, c->conv->out_shape.height, c->conv->out_shape.width, first, num, w->from);
+    return c->conv->norm != NULL ? apply_norm(c, w, first, num) : (window_list){c->io->in, w->from};
+}
+
 /* ---- Forward --------------------------------------------------------------------------------- */
 
 static void forward_part(void *context, size_t part, int worker) {
@@ -220,12 +257,12 @@ static void forward_part(void *context, size_t part, int worker) {
     const size_t first = part / c->num_pieces * p->block;
     const size_t channel = part % c->num_pieces * c->piece;
     const size_t num = fed_smaller(p->block, p->num_pixels - first);
-    const grid windows = windows_of(conv), outputs = pixels_of(&conv->out);
-    list_pixels(&windows, conv->out_shape.height, conv->out_shape.width, first, num, w.from);
+    const grid outputs = pixels_of(&conv->out);
+    const window_list from = list_windows(c, &w, first, num);
     list_pixels(&outputs, conv->out_shape.height, conv->out_shape.width, first, num, w.to);
     const fed_gemm gemm = {
-        .in = io->in,
-        .from = w.from,
+        .in = from.in,
+        .from = from.from,
         .to = w.to,
         .num_pixels = num,
         .runs = w.runs,
@@ -391,10 +428,8 @@ static void weights_part(void *context, size_t part, int worker) {
     const size_t piece = part % c->num_pieces;
     const size_t first_run = piece * num_runs / c->num_pieces;
     const size_t end_run = (piece + 1) * num_runs / c->num_pieces;
-    const grid windows = windows_of(conv), outputs = pixels_of(&conv->out);
+    const grid outputs = pixels_of(&conv->out);
     fed_gemm_gradient gemm = {
-        .in = io->in,
-        .from = w.from,
         .gradient = w.panels,
         .num_channels = fed_smaller(p->packed, conv->out_shape.channels - channel),
         .panel_size = p->panel_size,
@@ -406,8 +441,9 @@ static void weights_part(void *context, size_t part, int worker) {
     for (size_t m = 0; m < p->num_pixels; m += gemm.num_pixels) {
         gemm.num_pixels = fed_smaller(p->num_pixels - m, GRADIENT_PIXELS);
         gemm.gradient_panel = gemm.num_pixels * FED_PAD;
-        list_pixels(&windows, conv->out_shape.height, conv->out_shape.width, m, gemm.num_pixels,
-                    w.from);
+        const window_list from = list_windows(c, &w, m, gemm.num_pixels);
+        gemm.in = from.in;
+        gemm.from = from.from;
         list_pixels(&outputs, conv->out_shape.height, conv->out_shape.width, m, gemm.num_pixels,
                     w.to);
         c->kernels->gemm_pack(io->out_gradient + channel, w.to, gemm.num_pixels,

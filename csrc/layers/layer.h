@@ -9,30 +9,35 @@
 #include "step/step.h"
 
 typedef struct fed_stage_ops fed_stage_ops;
+typedef struct fed_stage fed_stage;
 
 /* One layer laid out for the kernels, or a convolution with the pool that follows it. */
-typedef struct fed_stage {
+struct fed_stage {
     const fed_stage_ops *ops;
     const fed_layer *layer;
     const fed_layer
         *pool;    /* a 2x2 max-pool with stride 2, computed with its convolution; or NULL */
     int is_first; /* 1 if only this stage reads the image, or the output of the input layers */
     int is_last;
-    size_t sources[2]; /* the values that it reads: see fed_net */
-    int adds[2];       /* 1: another stage has written the gradient by that source; add to it */
-    fed_shape shape;   /* of the outputs, after the pool if there is one */
-    fed_buffer in;     /* of its first source; the image may be raw: see takes_raw */
-    fed_buffer in_2;   /* of its second source, if it has one */
+    const fed_stage *norm; /* it applies this norm to its first source; NULL: to read it as it is */
+    int is_mapped;         /* a norm: 1 if the stage that reads its output applies it */
+    size_t sources[2];     /* the values that it reads: see fed_net */
+    int adds[2];           /* 1: another stage has written the gradient by that source; add to it */
+    fed_shape shape;       /* of the outputs, after the pool if there is one */
+    fed_buffer in;   /* of its first source, also before a norm that the stage applies; the image
+                        may be raw: see takes_raw */
+    fed_buffer in_2; /* of its second source, if it has one */
     fed_buffer out;
     int ignores_zeros; /* 1: the gradient by its first source has no effect where that source is 0,
                           because relu computed the source; the gradient may be 0 there */
     size_t start, packed_size; /* of the packed parameters that are trained */
     size_t moving_start;       /* of the moving statistics: see fed_layer_kind.has_moving */
-    size_t saved_bytes;        /* per example, written by forward and read by backward */
+    size_t saved_bytes;        /* per example, written by forward and read by backward, or by the
+                                  stage that applies a norm */
     size_t scratch_bytes;      /* used during one call */
     size_t derived_size;       /* floats of a transformed copy of the weights: see derive */
     size_t piece_size; /* floats: the largest piece that backward passes to fed_update_take */
-} fed_stage;
+};
 
 /* The arguments of one stage for one example. */
 typedef struct fed_pass {
@@ -43,7 +48,8 @@ typedef struct fed_pass {
     const float *in;      /* buffer stage->in */
     const float *in_2;    /* buffer stage->in_2; NULL: there is no second source */
     float *out;           /* buffer stage->out, after the activation; borders stay zeros */
-    void *saved;          /* [saved_bytes]; NULL when scoring */
+    void *saved;          /* [saved_bytes]; NULL when scoring, except for a norm with is_mapped */
+    const void *norm;     /* what stage->norm saved */
     void *scratch;        /* [scratch_bytes] */
     fed_rng *dropout;     /* NULL when scoring */
     const float *partner; /* buffer stage->in: the example to mix in; NULL: there is none */
@@ -63,11 +69,12 @@ typedef struct fed_images_pass {
     const float *params; /* packed, the stage's own */
     const float *moving; /* its moving statistics, if it has some */
     size_t num_images;
-    int num_workers; /* threads that share the work */
-    const float *in; /* buffer stage->in */
-    float *out;      /* buffer stage->out, after the activation; borders stay zeros */
-    float *scratch;  /* [images_scratch] */
-    void *saved;     /* [num_images, saved_bytes]; NULL when scoring */
+    int num_workers;  /* threads that share the work */
+    const float *in;  /* buffer stage->in */
+    float *out;       /* buffer stage->out, after the activation; borders stay zeros */
+    float *scratch;   /* [images_scratch] */
+    void *saved;      /* [num_images, saved_bytes]; NULL when scoring */
+    const void *norm; /* [num_images]: what stage->norm saved */
     /* backward only */
     float *out_gradient; /* buffer stage->out, by out; may be overwritten; borders are undefined */
     float *in_gradient;  /* out, buffer stage->in; borders are undefined; NULL: `in` is the image */
@@ -116,6 +123,10 @@ struct fed_stage_ops {
     /* Writes the outputs again, from the inputs and what forward saved in training, in less time
      * than forward. NULL: it cannot. */
     void (*repeat)(const fed_pass *pass);
+    /* 1 if, for a norm, another stage can apply it; NULL: never. It then sets `is_mapped`. */
+    int (*can_map)(const fed_layer *layer);
+    /* 1 if the stage can apply a norm to its first source; NULL: never. It then sets `norm`. */
+    int (*applies_norms)(const fed_layer *layer);
     /* For a batch; NULL except for dense stages. */
     void (*forward_batch)(const fed_batch_pass *pass);
     void (*backward_batch)(const fed_batch_pass *pass, const fed_update *update);

@@ -38,6 +38,25 @@ static inline fed_range fed_norm_range(const fed_layer *layer) {
     return (fed_range){0, layer->activation == FED_RELU6 ? 6 : HUGE_VALF};
 }
 
+/* Rows of what a norm saves for the backward pass, and for the stage that applies it, [padded
+ * channels] each. The last two are there only if another stage applies it. */
+enum {
+    FED_NORM_SAVED_MEANS,
+    FED_NORM_SAVED_INVERSES,
+    FED_NORM_SAVED_SCALES,
+    FED_NORM_SAVED_BIASES,
+    FED_NORM_SAVED_ROWS,
+};
+
+/* The map of a norm that another stage applies. */
+static inline fed_norm_map fed_norm_saved_map(const fed_stage *norm, const void *saved) {
+    const float *rows = saved;
+    const size_t channels = fed_norm_channels(norm);
+    return (fed_norm_map){rows + FED_NORM_SAVED_MEANS * channels,
+                          rows + FED_NORM_SAVED_SCALES * channels,
+                          rows + FED_NORM_SAVED_BIASES * channels, fed_norm_range(norm->layer)};
+}
+
 void fed_norm_pack(const fed_stage *stage, const float *flat, float *packed /* out */);
 void fed_norm_unpack(const fed_stage *stage, const double *packed, double *flat /* out */);
 

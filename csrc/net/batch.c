@@ -51,6 +51,7 @@ static size_t num_held(const fed_batch *batch, size_t v) {
 
 /* Value v of example b, which the worker computes. */
 static float *memory_at(const fed_batch *batch, size_t v, size_t b, int worker) {
+    if (!fed_net_has_value(batch->net, v)) return NULL;
     const size_t place = is_of_worker(batch, v) ? (size_t)worker : b;
     return batch->values[v] + place * num_values(batch, v);
 }
@@ -114,7 +115,8 @@ static void carve_gradients(fed_batch *batch, fed_carver *c) {
     carve_places(net->gradient_places, net->num_gradient_places, num_blocks, batch->batch_size, c,
                  places);
     for (size_t v = net->num_input_stages + 1; v <= net->num_stages; v++)
-        if (fed_net_has_value(net, v)) batch->gradients[v] = places[net->values[v].gradient_place];
+        if (fed_net_has_value(net, v) || net->values[v].is_mapped)
+            batch->gradients[v] = places[net->values[v].gradient_place];
 }
 
 /* Memory for a further part of the gradient by a value that several stages read. It is not needed
@@ -155,8 +157,6 @@ static void carve_training(fed_batch *batch, fed_carver *c) {
     carve_gradients(batch, c);
     carve_added_gradient(batch, c);
     carve_by_params(batch, c);
-    for (size_t s = 0; s < net->num_stages; s++)
-        batch->saved[s] = fed_carve(c, batch->batch_size * net->stages[s].saved_bytes, 1);
     if (net->has_dropout)
         batch->dropout =
             fed_carve(c, batch->batch_size + batch->most_extra_rows, sizeof *batch->dropout);
@@ -192,6 +192,9 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
     const fed_net *net = batch->net;
     carve_values(batch, c);
     if (batch->is_training) carve_training(batch, c);
+    for (size_t s = 0; s < net->num_stages; s++)
+        if (batch->is_training || net->stages[s].is_mapped)
+            batch->saved[s] = fed_carve(c, batch->batch_size * net->stages[s].saved_bytes, 1);
     batch->images = fed_carve(c, batch->batch_size + batch->most_extra_rows, sizeof *batch->images);
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
@@ -287,9 +290,21 @@ void fed_lanes_to_rows(const float *lanes, size_t num_values, size_t num_rows, f
 
 /* ---- Stages ---------------------------------------------------------------------------------- */
 
+/* What a stage reads to get value v. */
 static const float *value_at(const fed_batch *batch, size_t v, size_t b, int worker) {
     if (v == 0 && images_are_rows(batch->net)) return batch->images[b];
-    return memory_at(batch, v, b, worker);
+    return memory_at(batch, fed_net_stored_value(batch->net, v), b, worker);
+}
+
+/* What stage s has saved for example b. */
+static char *saved_at(const fed_batch *batch, size_t s, size_t b) {
+    return batch->saved[s] == NULL ? NULL : batch->saved[s] + b * batch->net->stages[s].saved_bytes;
+}
+
+/* What the norm that stage s applies has saved for example b. */
+static const void *norm_at(const fed_batch *batch, size_t s, size_t b) {
+    const fed_stage *stage = &batch->net->stages[s];
+    return stage->norm == NULL ? NULL : saved_at(batch, stage->sources[0] - 1, b);
 }
 
 /* Where stage s writes its part of the gradient by source i: into that gradient, or into
@@ -329,10 +344,11 @@ static fed_pass example_pass(const fed_batch *batch, const float *params, size_t
         .in = value_at(batch, stage->sources[0], b, worker),
         .in_2 = has_two ? value_at(batch, stage->sources[1], b, worker) : NULL,
         .out = memory_at(batch, s + 1, b, worker),
+        .saved = saved_at(batch, s, b),
+        .norm = norm_at(batch, s, b),
         .scratch = batch->scratch + (size_t)worker * batch->scratch_bytes,
     };
     if (batch->is_training) {
-        pass.saved = batch->saved[s] + b * stage->saved_bytes;
         pass.out_gradient = gradient_at(batch, s + 1, b, block);
         pass.in_gradient = target_at(batch, s, 0, b, block);
         pass.in_2_gradient = has_two ? target_at(batch, s, 1, b, block) : NULL;
@@ -372,6 +388,7 @@ static fed_images_pass images_pass(const fed_batch *batch, const float *params, 
         .num_workers = batch->num_workers,
         .in = value_at(batch, stage->sources[0], 0, 0),
         .out = batch->values[s + 1],
+        .norm = norm_at(batch, s, 0),
         .scratch = (float *)batch->scratch,
     };
     if (batch->is_training) {
@@ -395,6 +412,7 @@ static fed_images_pass image_pass(const fed_pass *of) {
         .out = of->out,
         .scratch = of->scratch,
         .saved = of->saved,
+        .norm = of->norm,
         .out_gradient = of->out_gradient,
         .in_gradient = of->in_gradient,
         .gradient = of->gradient,
@@ -585,7 +603,7 @@ static size_t first_of_block(const stages_call *call, size_t block) {
 static void repeat_sources(const stages_call *call, size_t s, size_t b, int worker) {
     const fed_net *net = call->batch->net;
     for (size_t i = 0; i < fed_num_inputs(net->stages[s].layer); i++) {
-        const size_t v = net->stages[s].sources[i];
+        const size_t v = fed_net_stored_value(net, net->stages[s].sources[i]);
         if (net->values[v].is_kept || net->values[v].last_reader != s) continue;
         const fed_pass pass = example_pass(call->batch, call->params, v - 1, b, 0, worker);
         net->stages[v - 1].ops->repeat(&pass);

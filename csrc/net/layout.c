@@ -89,7 +89,35 @@ static int is_raw(const fed_net *net, size_t v) {
 
 int fed_net_has_value(const fed_net *net, size_t value) {
     if (value == 0) return !is_raw(net, 0);
+    if (net->values[value].is_mapped) return 0;
     return value < net->num_stages || net->stages[value - 1].ops->forward_batch == NULL;
+}
+
+size_t fed_net_stored_value(const fed_net *net, size_t value) {
+    return net->values[value].is_mapped ? net->stages[value - 1].sources[0] : value;
+}
+
+/* 1 if the stage that computes value v is a norm that the next stage, its only reader, can apply.
+ */
+static int can_be_mapped(const fed_net *net, size_t v) {
+    const fed_stage *norm = &net->stages[v - 1], *reader = &net->stages[v];
+    size_t num_readers = 0;
+    for (size_t s = v; s < net->num_stages; s++)
+        for (size_t i = 0; i < fed_num_inputs(net->stages[s].layer); i++)
+            num_readers += net->stages[s].sources[i] == v;
+    return norm->ops->can_map != NULL && norm->ops->can_map(norm->layer) &&
+           reader->ops->applies_norms != NULL && reader->ops->applies_norms(reader->layer) &&
+           reader->sources[0] == v && num_readers == 1;
+}
+
+/* A norm's outputs need not be written to memory and read again if the stage behind it applies the
+ * norm to the values that it reads. */
+static void choose_mapped(fed_net *net) {
+    for (size_t v = net->num_input_stages + 1; v < net->num_stages; v++) {
+        if (!can_be_mapped(net, v)) continue;
+        net->values[v].is_mapped = net->stages[v - 1].is_mapped = 1;
+        net->stages[v].norm = &net->stages[v - 1];
+    }
 }
 
 /* Each value gets a border that is large enough for all of its readers. */
@@ -98,11 +126,13 @@ static void lay_out_values(fed_net *net) {
     values[0] = (fed_value){.shape = net->model->layers[0].in};
     for (size_t s = 0; s < net->num_stages; s++)
         values[s + 1] = (fed_value){.shape = net->stages[s].shape};
+    choose_mapped(net);
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
         for (size_t i = 0; i < fed_num_inputs(stage->layer); i++) {
             fed_value *source = &values[stage->sources[i]];
             source->last_reader = s;
+            values[fed_net_stored_value(net, stage->sources[i])].last_reader = s;
             if (stage->ops->widen_border != NULL) stage->ops->widen_border(stage, &source->border);
         }
     }
@@ -111,6 +141,7 @@ static void lay_out_values(fed_net *net) {
         value->buffer = is_raw(net, v) ? fed_image_buffer(&value->shape)
                                        : fed_bordered_buffer(&value->shape, &value->border,
                                                              fed_padded(value->shape.channels));
+        if (value->is_mapped) value->buffer = values[fed_net_stored_value(net, v)].buffer;
     }
 }
 
@@ -250,7 +281,7 @@ static void place_values(fed_net *net) {
         if (v == 0) continue;
         const fed_stage *stage = &net->stages[v - 1];
         for (size_t i = 0; i < fed_num_inputs(stage->layer); i++) {
-            const size_t source = stage->sources[i];
+            const size_t source = fed_net_stored_value(net, stage->sources[i]);
             if (fed_net_has_value(net, source) && net->values[source].last_reader == v - 1)
                 net->value_places[net->values[source].place].is_free = 1;
         }
@@ -295,7 +326,8 @@ static size_t num_leading_stages(const fed_net *net) {
 /* 1 if value v can be computed again: its stage can, and the value that the stage reads is kept. */
 static int can_repeat(const fed_net *net, size_t v) {
     const fed_stage *stage = v > 0 ? &net->stages[v - 1] : NULL;
-    return stage != NULL && stage->ops->repeat != NULL && net->values[stage->sources[0]].is_kept;
+    return stage != NULL && fed_net_has_value(net, v) && stage->ops->repeat != NULL &&
+           net->values[fed_net_stored_value(net, stage->sources[0])].is_kept;
 }
 
 /* Leading stages compute some values again for the backward pass. This takes less time than to read

@@ -28,6 +28,8 @@ typedef struct fed_value {
     size_t last_reader;    /* the last stage that reads it */
     size_t gradient_place; /* place of its gradient */
     int is_kept;           /* 1 if training keeps it from the forward to the backward pass */
+    int is_mapped;         /* 1 if it is not stored: a norm computes it, and its only reader applies
+                              that norm to the values that the norm reads */
     size_t place;          /* place of the value itself, where it is not kept */
 } fed_value;
 
@@ -73,8 +75,11 @@ void fed_net_free(fed_net *net);
 /* Lays out a model that was checked before, in borrowed memory. */
 size_t fed_net_num_bytes(size_t num_layers);
 void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory /* [fed_net_num_bytes] */);
-/* 1 if there is memory for a value: images that are rows, and logits in lanes, need none. */
+/* 1 if there is memory for a value: images that are rows, logits in lanes and mapped values need
+ * none. */
 int fed_net_has_value(const fed_net *net, size_t value);
+/* The value that a stage reads to get `value`: another one only if it is mapped. */
+size_t fed_net_stored_value(const fed_net *net, size_t value);
 void fed_net_pack(const fed_net *net, const float *flat /* [P] */, float *packed /* out */);
 /* Packs the trained parameters alone. */
 void fed_net_pack_trained(const fed_net *net, const float *flat, float *packed /* out */);

@@ -46,6 +46,7 @@ typedef struct stack {
 #define ADD(first, second, act) {true, KIND_ADD, (act), 0, 0, 0, 0, 0, false, false, 0, (first), (second)}
 #define JOIN(first, second, act) {true, KIND_CONCATENATE, (act), 0, 0, 0, 0, 0, false, false, 0, (first), (second)}
 #define CONV_OF(back, filters, h, w, sy, sx, act) {true, KIND_CONV2D, (act), (filters), h, w, sy, sx, true, false, 0, (back), 0}
+#define DEPTHWISE(h, w, sy, sx, same, act) {true, KIND_DEPTHWISE, (act), 0, h, w, sy, sx, same, false, 0, 0, 0}
 /* clang-format on */
 
 /* Stacks of few parameters: the loss is differentiated by each of them. */
@@ -113,6 +114,17 @@ static const stack SMALL[] = {
     {"group norm after dense",
      {1, 1, 4},
      {FULL(6, FED_LINEAR), NORM(3, FED_SIGMOID), FULL(3, FED_LINEAR)}},
+    {"depthwise convs that apply norms, first and between",
+     {7, 6, 3},
+     {NORM(3, FED_RELU), DEPTHWISE(3, 3, 1, 1, true, FED_LINEAR), NORM_PLAIN(1, FED_RELU6),
+      DEPTHWISE(3, 2, 2, 1, true, FED_TANH), NORM(3, FED_TANH),
+      DEPTHWISE(2, 3, 1, 2, false, FED_RELU), NORM(1, FED_LINEAR), ADD(0, 0, FED_LINEAR),
+      FULL(3, FED_LINEAR)}},
+    {"depthwise convs whose windows leave gaps, or whose norm others read, too",
+     {7, 7, 2},
+     {CONV(2, 1, 1, 1, 1, true, FED_LINEAR), NORM(2, FED_LINEAR),
+      DEPTHWISE(1, 2, 3, 3, false, FED_LINEAR), NORM(1, FED_RELU),
+      DEPTHWISE(3, 3, 1, 1, true, FED_LINEAR), ADD(1, 0, FED_LINEAR), FULL(3, FED_LINEAR)}},
     {"dropout",
      {4, 4, 1},
      {DROP(0.25), CONV(3, 2, 2, 1, 1, false, FED_RELU), DROP(0.5), FULL(7, FED_TANH), DROP(0.3),
@@ -276,6 +288,14 @@ static const stack LARGE[] = {
      {CONV(16, 3, 3, 1, 1, true, FED_LINEAR), NORM(2, FED_RELU), NORM_PLAIN(4, FED_TANH),
       CONV(16, 3, 3, 1, 1, true, FED_LINEAR), MEAN(8, 8, 8, 8, false),
       CONV(480, 3, 3, 2, 2, true, FED_LINEAR), MEAN(3, 3, 1, 1, false), FULL(10, FED_LINEAR)}},
+    {"wide, with inverted residuals, also of large images",
+     {40, 41, 3},
+     {CONV(24, 1, 1, 1, 1, true, FED_LINEAR), NORM(2, FED_RELU6),
+      DEPTHWISE(3, 3, 2, 2, true, FED_LINEAR), NORM_PLAIN(4, FED_RELU6),
+      CONV(17, 1, 1, 1, 1, true, FED_LINEAR), MEAN(4, 4, 4, 4, false),
+      CONV(480, 3, 3, 1, 1, true, FED_LINEAR), NORM(2, FED_RELU6),
+      DEPTHWISE(3, 3, 1, 1, true, FED_LINEAR), NORM(4, FED_LINEAR),
+      CONV(20, 1, 1, 1, 1, true, FED_LINEAR), FULL(10, FED_LINEAR)}},
     {"wide, behind large images that are read again later",
      {40, 41, 3},
      {CONV(16, 3, 3, 1, 1, true, FED_LINEAR), NORM(2, FED_RELU), NORM_PLAIN(4, FED_TANH),
@@ -326,7 +346,8 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
                        .window_width = s->width,
                        .stride_y = s->stride_y,
                        .stride_x = s->stride_x};
-    const bool has_weights = s->kind == KIND_DENSE || s->kind == KIND_CONV2D;
+    const bool has_units = s->kind == KIND_DENSE || s->kind == KIND_CONV2D;
+    const bool has_weights = has_units || s->kind == KIND_DEPTHWISE;
     layer.has_bias = (has_weights || naive_is_norm(&layer)) && !s->plain;
     if (naive_is_norm(&layer)) {
         layer.has_scale = !s->plain;
@@ -346,12 +367,13 @@ static inline fed_layer new_layer(const spec *s, const fed_shape *in, size_t off
         layer.out.width = out_size(in->width, s->width, s->stride_x, s->same, &layer.pad_left);
     }
     if (s->kind == KIND_DENSE) layer.out.height = layer.out.width = 1;
-    if (has_weights) layer.out.channels = s->size;
+    if (has_units) layer.out.channels = s->size;
     return layer;
 }
 
 static inline bool has_params(const fed_layer *layer) {
-    return layer->kind == KIND_DENSE || layer->kind == KIND_CONV2D || naive_is_norm(layer);
+    return layer->kind == KIND_DENSE || layer->kind == KIND_CONV2D ||
+           layer->kind == KIND_DEPTHWISE || naive_is_norm(layer);
 }
 
 static inline size_t num_layer_params(const fed_layer *layer) {
