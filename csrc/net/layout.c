@@ -292,8 +292,9 @@ static void place_values(fed_net *net) {
 
 /* A part of a batch has at most PART_FLOATS floats in the inputs and outputs of a stage, which stay
  * in an L2 cache of 512 KiB or more. If that is fewer than LEAST_PART images, a part does not stay
- * in the cache anyway. It then has LARGE_PART images, so that fewer parts read all weights. */
-enum { PART_FLOATS = 96 * 1024, LEAST_PART = 2, LARGE_PART = 5 };
+ * in the cache anyway. It then has LARGE_PART images, so that fewer parts read all weights.
+ * MOST_IMAGES bounds the memory for large batches of nets that have many weights. */
+enum { PART_FLOATS = 96 * 1024, LEAST_PART = 2, LARGE_PART = 5, MOST_IMAGES = 64 };
 
 /* Floats of the inputs and outputs of a stage for one example. */
 static size_t num_seen(const fed_stage *stage) {
@@ -502,10 +503,11 @@ size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training)
         all += net->stages[s].out.num_values;
     }
     const size_t fitting = PART_FLOATS / most;
-    const size_t size = fitting >= LEAST_PART ? fitting : LARGE_PART;
-    /* Each part reads all parameters and adds up their gradients. This pays only if the parameters
-     * are fewer than the part's values. */
-    if (size >= batch_size || net->size > size * all) return batch_size;
+    size_t size = fitting >= LEAST_PART ? fitting : LARGE_PART;
+    /* Each part reads all parameters and adds up their gradients. This saves time only if the
+     * parameters are fewer than the part's values. */
+    if (net->size > size * all) size = MOST_IMAGES;
+    if (size >= batch_size) return batch_size;
     return fed_pieces(batch_size, fed_pieces(batch_size, size));
 }
 

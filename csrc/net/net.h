@@ -100,8 +100,8 @@ int fed_net_num_workers(const fed_net *net, size_t num_clients, int num_threads)
 int fed_net_can_narrow(const fed_net *net);
 /* 1 if a layer has moving statistics. */
 int fed_net_has_moving(const fed_net *net);
-/* The number of examples that pass through the net at a time: a whole batch or, where this keeps
- * more values in the caches, a part of it. Gradients of parts must be added up. */
+/* The number of examples that pass through the net at a time: a whole batch or, if this keeps more
+ * values in the caches or the batch is large, a part of it. Gradients of parts must be added up. */
 size_t fed_net_part_size(const fed_net *net, size_t batch_size, int is_training);
 
 /* ---- A batch (batch.c) ----------------------------------------------------------------------- */

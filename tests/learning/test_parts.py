@@ -1,4 +1,7 @@
-"""Wide networks process a batch in parts (`fed_net_part_size`) and get the batch's gradient."""
+"""Wide networks process a batch in parts (`fed_net_part_size`) and get the batch's gradient.
+
+Other networks with layers that take all images of a batch at once do so if the batch is large.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import pytest
 from fedcli import models
 from fedcli.core import native
 from fedcli.core.native import StepKind, StepRow
-from fedcli.datasets.batches import ClientDataset
+from fedcli.datasets.batches import ClientDataset, from_arrays
 from fedcli.learning.engines.deltas import Deltas
 from fedcli.learning.engines.task import ClientTask
 from fedcli.learning.engines.threads import ThreadEngine
@@ -32,6 +35,12 @@ def _model() -> models.Model:
 
 
 MODEL = _model()
+
+
+def _heavy_model() -> models.Model:
+    """A network whose parameters are more than the values of a few images."""
+    layers = [Conv2D(128, 3, padding="same"), Conv2D(256, 3, strides=3, activation="tanh")]
+    return models.sequential([*layers, Dense(3)], (6, 6, 16), seed=1)
 
 
 def _train(step: StepRow, batch_size: int, num_threads: int = 1, num_epochs: int = 2) -> Deltas:
@@ -73,3 +82,37 @@ def test_threads_that_share_parts_change_no_byte(step: StepRow) -> None:
         shared = _train(step, NUM_EXAMPLES, num_threads)
         assert shared.delta_sum.tobytes() == of_one.delta_sum.tobytes()
         assert shared.stats.tobytes() == of_one.stats.tobytes()
+
+
+def test_memory_for_batches_of_a_heavy_network_does_not_grow_with_them() -> None:
+    layout = _heavy_model().layout
+    rows, num_params = layout.core_rows(), layout.num_params
+    of_64, of_128, of_1280 = (
+        native.batch_bytes(rows, num_params, each) for each in (64, 128, 1280)
+    )
+    assert of_64 < of_128  # which needs a gradient for the sum over its parts
+    assert of_1280 < 1.05 * of_128
+
+
+def test_a_large_batch_of_a_heavy_network_gives_the_mean_gradient() -> None:
+    model, num_examples = _heavy_model(), 70
+    rng = np.random.default_rng(2)
+    images = rng.random((num_examples, 6, 6, 16), np.float32)
+    labels = rng.integers(0, 3, num_examples, np.int32)
+    client = from_arrays(images, labels).client
+    task = ClientTask(
+        rows=(GRADIENT,), params=model.initial_params, round_num=0, weighting="num-examples"
+    )
+
+    def gradient(batch_size: int, num_threads: int) -> Deltas:
+        data = client.preprocess(1, 1, batch_size, 0)
+        return ThreadEngine(num_threads).train(model.layout, task, (data,))
+
+    in_parts = gradient(num_examples, 1)
+    expected = gradient(10, 1).delta_sum
+    bound = 1e-5 * np.abs(expected).max()
+    np.testing.assert_allclose(in_parts.delta_sum, expected, rtol=0, atol=bound)
+    for num_threads in (2, 7):
+        assert (
+            gradient(num_examples, num_threads).delta_sum.tobytes() == in_parts.delta_sum.tobytes()
+        )
