@@ -3,12 +3,14 @@
 #ifndef FED_LAYERS_CONV_H
 #define FED_LAYERS_CONV_H
 
+#include "background.h"
 #include "layer.h"
 
 #include <math.h>
 
 /* The sizes of a convolution. */
 typedef struct fed_conv {
+    const fed_layer *layer;
     size_t in_channels, out_channels; /* floats of a pixel; out_channels is padded */
     size_t num_taps;                  /* floats of a window */
     fed_buffer in;                    /* the input, with a border where windows need one */
@@ -30,9 +32,16 @@ typedef struct fed_conv_io {
     int32_t *offsets; /* out [num_rows, num_cells, out_channels]: the source of each pooled value;
                          or NULL */
     float *scratch;   /* [fed_conv_scratch_floats], or what the called method needs */
+    const fed_marks *marks; /* the background of the input; NULL: not known */
 } fed_conv_io;
 
 void fed_conv_init(fed_conv *conv, const fed_stage *stage, const fed_buffer *in);
+/* Marks the squares of side x side outputs, before the pool, whose windows see only background. */
+void fed_conv_mark_squares(const fed_conv *conv, const fed_marks *background, size_t side,
+                           fed_marks *marks /* out */);
+/* Marks the outputs, after the pool, whose windows see only background. */
+void fed_conv_mark_outputs(const fed_conv *conv, const fed_marks *background,
+                           fed_marks *marks /* out */);
 /* Widens a border so that the layer's windows lie within it. */
 void fed_conv_widen_border(const fed_layer *layer, fed_border *border /* in-out */);
 /* 1 if Winograd's tiles can compute the convolution and are faster. */

@@ -104,6 +104,10 @@ static void forward(const fed_pass *pass) {
                             .scratch = scratch + border};
     fed_conv_run_rows(pass->kernels, &conv, &io);
     fed_conv_activate(pass);
+    if (pass->marks == NULL) return;
+    fed_marks pixels;
+    fed_mark_background(&pass->stage->in, &pass->stage->layer->in, pass->in, &pixels);
+    fed_conv_mark_outputs(&conv, &pixels, pass->marks);
 }
 
 static void backward(const fed_pass *pass) {
@@ -145,4 +149,5 @@ const fed_stage_ops fed_conv_first = {
     .forward = forward,
     .backward = backward,
     .takes_raw = 1,
+    .marks_background = 1,
 };

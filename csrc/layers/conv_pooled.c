@@ -110,24 +110,47 @@ static void forward(const fed_pass *pass) {
                             .buffer = &pass->stage->out,
                             .out = pass->out,
                             .offsets = pass->saved,
-                            .scratch = pass->scratch};
+                            .scratch = pass->scratch,
+                            .marks = pass->marks};
     fed_conv_run(pass->kernels, &conv, &io);
     fed_conv_activate(pass);
 }
 
+/* Cells that see only background have the same inputs. Adds their gradients to that of the first
+ * such cell, and marks the other ones, whose gradients are then 0. This gives the same gradients by
+ * the parameters of this and of the previous layer. */
+static void merge_background(const fed_pass *pass, const fed_conv *conv,
+                             fed_marks *merged /* out */) {
+    const fed_buffer *out = &pass->stage->out;
+    size_t y, x;
+    memset(merged, 0, sizeof *merged);
+    if (pass->marks == NULL) return;
+    fed_conv_mark_outputs(conv, pass->marks, merged);
+    if (!fed_take_first_mark(merged, conv->num_rows, &y, &x)) return;
+    float *sum = pass->out_gradient + fed_pixel(out, y, x);
+    for (y = 0; y < conv->num_rows; y++)
+        for (uint64_t left = merged->rows[y]; left != 0; left &= left - 1) {
+            float *cell = pass->out_gradient + fed_pixel(out, y, (size_t)__builtin_ctzll(left));
+            pass->kernels->add(sum, cell, conv->out_channels);
+            memset(cell, 0, conv->out_channels * sizeof *cell);
+        }
+}
+
 /* Lists the non-zero gradients of rows first..first+num-1. */
 static void list_strip(const fed_pass *pass, const fed_conv *conv, const float *outputs,
-                       size_t first, size_t num, const fed_lists *lists) {
+                       const fed_marks *merged, size_t first, size_t num, const fed_lists *lists) {
     const fed_buffer *out = &pass->stage->out;
     const int32_t *offsets = pass->saved;
     memset(lists->counts, 0, conv->out_channels * sizeof(*lists->counts));
-    for (size_t y = first; y < first + num; y++) {
-        const size_t row = out->origin + y * out->row_stride;
-        pass->kernels->conv_list_row(outputs == NULL ? NULL : outputs + row,
-                                     pass->out_gradient + row,
-                                     offsets + y * conv->num_cells * conv->out_channels,
-                                     conv->num_cells, conv->out_channels, lists);
-    }
+    for (size_t y = first; y < first + num; y++)
+        for (size_t x = 0, run; (run = fed_next_run(merged->rows[y], conv->num_cells, &x)) > 0;
+             x += run) {
+            const size_t cell = fed_pixel(out, y, x);
+            pass->kernels->conv_list_row(outputs == NULL ? NULL : outputs + cell,
+                                         pass->out_gradient + cell,
+                                         offsets + (y * conv->num_cells + x) * conv->out_channels,
+                                         run, conv->out_channels, lists);
+        }
 }
 
 static void add_kernel_gradient(const fed_pass *pass, const fed_conv *conv,
@@ -148,35 +171,38 @@ typedef struct group {
 
 /* Finds the terms of rows first..first+num-1; returns their number. */
 static size_t find_terms(const fed_pass *pass, const fed_conv *conv, const float *outputs,
-                         size_t first, size_t num, const group *g) {
+                         const fed_marks *merged, size_t first, size_t num, const group *g) {
     const fed_buffer *out = &pass->stage->out;
-    const size_t row_size = conv->num_cells * conv->out_channels;
     const size_t padded = fed_padded(g->num_channels);
     const uint64_t all = UINT64_MAX >> (FED_WINDOW_CHANNELS - g->num_channels);
     const int32_t *offsets = (const int32_t *)pass->saved + g->first_channel;
     fed_window_terms *terms = g->terms;
-    for (size_t y = first; y < first + num; y++) {
-        const size_t row = out->origin + y * out->row_stride + g->first_channel;
-        const fed_offsets at = {.first = (int32_t)(2 * y * conv->step_y),
-                                .step_x = (int32_t)conv->sweep.step,
-                                .step_y = (int32_t)conv->step_y};
-        pass->kernels->conv_find_terms(outputs == NULL ? NULL : outputs + row,
-                                       pass->out_gradient + row, offsets + y * row_size, &at,
-                                       conv->num_cells, conv->out_channels, padded, terms);
-        for (size_t w = 0; w < conv->num_cells * NUM_CORNERS; w++, terms++) {
-            terms->channels &= all;
-            terms->gradient = (uint32_t)(row + w / NUM_CORNERS * conv->out_channels);
+    for (size_t y = first; y < first + num; y++)
+        for (size_t x = 0, run; (run = fed_next_run(merged->rows[y], conv->num_cells, &x)) > 0;
+             x += run) {
+            const size_t cell = fed_pixel(out, y, x) + g->first_channel;
+            const fed_offsets at = {.first =
+                                        (int32_t)(2 * (y * conv->step_y + x * conv->sweep.step)),
+                                    .step_x = (int32_t)conv->sweep.step,
+                                    .step_y = (int32_t)conv->step_y};
+            pass->kernels->conv_find_terms(outputs == NULL ? NULL : outputs + cell,
+                                           pass->out_gradient + cell,
+                                           offsets + (y * conv->num_cells + x) * conv->out_channels,
+                                           &at, run, conv->out_channels, padded, terms);
+            for (size_t w = 0; w < run * NUM_CORNERS; w++, terms++) {
+                terms->channels &= all;
+                terms->gradient = (uint32_t)(cell + w / NUM_CORNERS * conv->out_channels);
+            }
         }
-    }
     return (size_t)(terms - g->terms);
 }
 
 static void add_in_gradient(const fed_pass *pass, const fed_conv *conv, const float *outputs,
-                            size_t first, size_t num, group g) {
+                            const fed_marks *merged, size_t first, size_t num, group g) {
     const size_t num_channels = pass->stage->layer->out.channels;
     for (g.first_channel = 0; g.first_channel < num_channels; g.first_channel += g.num_channels) {
         g.num_channels = fed_smaller(num_channels - g.first_channel, FED_WINDOW_CHANNELS);
-        size_t num_windows = find_terms(pass, conv, outputs, first, num, &g);
+        size_t num_windows = find_terms(pass, conv, outputs, merged, first, num, &g);
         num_windows = pass->kernels->conv_order_terms(g.terms, num_windows, g.ordered);
         pass->kernels->conv_window_inputs(
             &conv->sweep, pass->params + g.first_channel * conv->num_taps, g.ordered, num_windows,
@@ -197,12 +223,15 @@ static void backward(const fed_pass *pass) {
     if (pass->in_gradient != NULL)
         memset(pass->in_gradient, 0, conv.in.num_values * sizeof(*pass->in_gradient));
     const float *outputs = fed_conv_undo_activation(pass);
+    fed_marks merged;
+    merge_background(pass, &conv, &merged);
     const size_t num_rows = strip_rows(&conv);
     for (size_t y = 0; y < conv.num_rows; y += num_rows) {
         const size_t num = fed_smaller(conv.num_rows - y, num_rows);
-        list_strip(pass, &conv, outputs, y, num, &lists);
+        list_strip(pass, &conv, outputs, &merged, y, num, &lists);
         add_kernel_gradient(pass, &conv, &lists);
-        if (pass->in_gradient != NULL) add_in_gradient(pass, &conv, outputs, y, num, windows);
+        if (pass->in_gradient != NULL)
+            add_in_gradient(pass, &conv, outputs, &merged, y, num, windows);
     }
     float *bias = pass->gradient + kernel_size(pass->stage, &conv);
     if (layer->has_bias)
@@ -217,4 +246,5 @@ const fed_stage_ops fed_conv_pooled = {
     .derive = derive,
     .forward = forward,
     .backward = backward,
+    .uses_background = 1,
 };

@@ -2,8 +2,13 @@
  * Computes convolutions and their pool by Winograd's tiles: transforms the inputs, computes 36
  * products, transforms back, and pools. It processes a strip of rows of tiles at a time. The data
  * of a strip take about 1 MiB at most, or as much as one row needs, so that they can stay in the L2
- * cache. */
+ * cache.
+ *
+ * Tiles that see only background have the same outputs. The first of them is computed, the others
+ * are copies of it. */
 #include "conv.h"
+
+#include <string.h>
 
 /* With fewer channels than LEAST_CHANNELS the transforms take longer than the smaller number of
  * products saves. */
@@ -62,24 +67,59 @@ void fed_conv_tiles_kernel(const fed_kernels *kernels, const fed_conv *conv, con
 typedef struct strip {
     size_t first, num;  /* rows */
     size_t width, side; /* tiles in a row; see tile_side */
-    float *inputs;      /* [36][num * width, in_channels] */
-    float *products;    /* [36][num * width, panel width] */
+    size_t num_tiles;   /* those that are computed */
+    float *inputs;      /* [36][num_tiles, in_channels] */
+    float *products;    /* [36][num_tiles, panel width] */
+    int has_copies;
+    fed_marks copies;        /* tiles of all strips that are copied */
+    size_t model_y, model_x; /* the tile that they are copied from */
 } strip;
+
+/* Tiles of a row that are computed. */
+typedef struct run {
+    size_t y, x;  /* of the first one */
+    size_t num;   /* 0: there are no more */
+    size_t place; /* of the first one, among the tiles of the strip */
+} run;
+
+static uint64_t copies_in_row(const strip *s, size_t y) {
+    return s->has_copies ? s->copies.rows[y] : 0;
+}
+
+static run next_run(const strip *s, run r) {
+    r.place += r.num;
+    for (r.x += r.num; r.y < s->first + s->num; r.y++, r.x = 0) {
+        r.num = fed_next_run(copies_in_row(s, r.y), s->width, &r.x);
+        if (r.num > 0) return r;
+    }
+    r.num = 0;
+    return r;
+}
+
+static run first_run(const strip *s) { return next_run(s, (run){.y = s->first}); }
+
+static size_t num_computed(const strip *s) {
+    run last = {0};
+    for (run r = first_run(s); r.num > 0; r = next_run(s, r)) last = r;
+    return last.place + last.num;
+}
 
 static void transform_inputs(const fed_kernels *kernels, const fed_conv *conv,
                              const fed_conv_io *io, const strip *s) {
-    const fed_tile_row row = {.side = s->side,
-                              .num_tiles = s->width,
-                              .point_stride = point_stride(s->num * s->width * conv->in_channels)};
-    for (size_t y = 0; y < s->num; y++)
-        kernels->winograd_inputs(&row, io->in + (s->first + y) * s->side * conv->in.row_stride,
-                                 conv->in.row_stride, conv->in_channels, conv->in_channels,
-                                 s->inputs + y * s->width * conv->in_channels);
+    fed_tile_row row = {.side = s->side,
+                        .point_stride = point_stride(s->num_tiles * conv->in_channels)};
+    for (run r = first_run(s); r.num > 0; r = next_run(s, r)) {
+        row.num_tiles = r.num;
+        kernels->winograd_inputs(
+            &row, io->in + s->side * (r.y * conv->in.row_stride + r.x * conv->in_channels),
+            conv->in.row_stride, conv->in_channels, conv->in_channels,
+            s->inputs + r.place * conv->in_channels);
+    }
 }
 
 static void multiply(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io,
                      const strip *s, size_t channel, size_t panel_width) {
-    const size_t num_inputs = conv->in_channels, num_tiles = s->num * s->width;
+    const size_t num_inputs = conv->in_channels, num_tiles = s->num_tiles;
     const fed_sweep sweep = {.height = 1, .run = num_inputs, .step = num_inputs};
     for (size_t k = 0; k < NUM_POINTS; k++)
         kernels->conv_row(&sweep, s->inputs + k * point_stride(num_tiles * num_inputs),
@@ -89,42 +129,65 @@ static void multiply(const fed_kernels *kernels, const fed_conv *conv, const fed
                           s->products + k * point_stride(num_tiles * panel_width), panel_width);
 }
 
+static float *cell_at(const fed_conv *conv, const fed_conv_io *io, size_t y, size_t x) {
+    return io->out + io->buffer->origin + y * io->buffer->row_stride + x * conv->out_channels;
+}
+
 static void put_out(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io,
                     const strip *s, size_t channel, size_t panel_width) {
-    const size_t rows = s->side / 2; /* of cells in a row of tiles */
-    const fed_tile_row row = {.side = s->side,
-                              .num_tiles = s->width,
-                              .point_stride = point_stride(s->num * s->width * panel_width)};
-    for (size_t y = 0; y < s->num; y++) {
-        const size_t cell = (s->first + y) * rows;
-        const fed_offsets at = {.first = (int32_t)((s->first + y) * s->side * conv->step_y),
-                                .step_x = (int32_t)conv->sweep.step,
-                                .step_y = (int32_t)conv->step_y};
+    fed_tile_row row = {.side = s->side, .point_stride = point_stride(s->num_tiles * panel_width)};
+    for (run r = first_run(s); r.num > 0; r = next_run(s, r)) {
+        const size_t y = r.y * (s->side / 2), x = r.x * (s->side / 2); /* of its cell */
+        const fed_offsets at = {
+            .first = (int32_t)(s->side * (r.y * conv->step_y + r.x * conv->sweep.step)),
+            .step_x = (int32_t)conv->sweep.step,
+            .step_y = (int32_t)conv->step_y};
         fed_cells cells = {.is_pooled = 1,
-                           .out = io->out + io->buffer->origin + cell * io->buffer->row_stride +
-                                  channel,
+                           .out = cell_at(conv, io, y, x) + channel,
                            .step = conv->out_channels,
                            .row_stride = io->buffer->row_stride,
                            .at = &at,
                            .offsets_stride = conv->num_cells * conv->out_channels};
         if (io->offsets != NULL)
-            cells.offsets = io->offsets + cell * cells.offsets_stride + channel;
-        kernels->winograd_outputs(&row, s->products + y * s->width * panel_width, panel_width,
+            cells.offsets =
+                io->offsets + y * cells.offsets_stride + x * conv->out_channels + channel;
+        row.num_tiles = r.num;
+        kernels->winograd_outputs(&row, s->products + r.place * panel_width, panel_width,
                                   fed_conv_bias(io, channel), conv->least, &cells);
     }
+}
+
+/* Copies the outputs of the model tile to the strip's other tiles that see only background. Their
+ * offsets are not needed: see merge_background in conv_pooled.c. */
+static void copy_tiles(const fed_conv *conv, const fed_conv_io *io, const strip *s) {
+    const size_t side = s->side / 2; /* of a tile, in cells */
+    const float *from = cell_at(conv, io, s->model_y * side, s->model_x * side);
+    for (size_t y = s->first; y < s->first + s->num; y++)
+        for (uint64_t left = copies_in_row(s, y); left != 0; left &= left - 1) {
+            float *to = cell_at(conv, io, y * side, (size_t)__builtin_ctzll(left) * side);
+            for (size_t r = 0; r < side; r++)
+                memcpy(to + r * io->buffer->row_stride, from + r * io->buffer->row_stride,
+                       side * conv->out_channels * sizeof *to);
+        }
 }
 
 void fed_conv_run_tiles(const fed_kernels *kernels, const fed_conv *conv, const fed_conv_io *io) {
     strip s = {.side = tile_side(conv), .width = tiles_across(conv), .inputs = io->scratch};
     const size_t num_rows = tiles_down(conv), most = strip_rows(conv);
+    if (io->marks != NULL) {
+        fed_conv_mark_squares(conv, io->marks, s.side, &s.copies);
+        s.has_copies = fed_take_first_mark(&s.copies, num_rows, &s.model_y, &s.model_x);
+    }
     for (s.first = 0; s.first < num_rows; s.first += s.num) {
         s.num = num_rows - s.first < most ? num_rows - s.first : most;
-        s.products = s.inputs + NUM_POINTS * point_stride(s.num * s.width * conv->in_channels);
+        s.num_tiles = num_computed(&s);
+        s.products = s.inputs + NUM_POINTS * point_stride(s.num_tiles * conv->in_channels);
         transform_inputs(kernels, conv, io, &s);
         for (size_t c = 0; c < conv->out_channels; c += FED_PANEL) {
             const size_t left = conv->out_channels - c, width = left < FED_PANEL ? left : FED_PANEL;
             multiply(kernels, conv, io, &s, c, width);
             put_out(kernels, conv, io, &s, c, width);
         }
+        copy_tiles(conv, io, &s);
     }
 }

@@ -23,6 +23,7 @@ void fed_conv_widen_border(const fed_layer *layer, fed_border *border) {
 void fed_conv_init(fed_conv *conv, const fed_stage *stage, const fed_buffer *in) {
     const fed_layer *layer = stage->layer;
     const size_t pixel_size = in->pixel_stride;
+    conv->layer = layer;
     conv->in_channels = pixel_size;
     conv->out_channels = fed_padded(layer->out.channels);
     conv->in = *in;
@@ -37,6 +38,25 @@ void fed_conv_init(fed_conv *conv, const fed_stage *stage, const fed_buffer *in)
     conv->num_cells = stage->shape.width;
     conv->is_pooled = stage->pool != NULL;
     conv->least = layer->activation == FED_RELU ? 0.0f : -HUGE_VALF;
+}
+
+void fed_conv_mark_squares(const fed_conv *conv, const fed_marks *background, size_t side,
+                           fed_marks *marks) {
+    const fed_layer *layer = conv->layer;
+    const size_t scale = conv->is_pooled ? 2 : 1;
+    const fed_windows squares = {.height = (side - 1) * layer->stride_y + layer->window_height,
+                                 .width = (side - 1) * layer->stride_x + layer->window_width,
+                                 .step_y = side * layer->stride_y,
+                                 .step_x = side * layer->stride_x,
+                                 .pad_top = layer->pad_top,
+                                 .pad_left = layer->pad_left,
+                                 .num_rows = conv->num_rows * scale / side,
+                                 .num_columns = conv->num_cells * scale / side};
+    fed_mark_windows(background, &layer->in, &squares, marks);
+}
+
+void fed_conv_mark_outputs(const fed_conv *conv, const fed_marks *background, fed_marks *marks) {
+    fed_conv_mark_squares(conv, background, conv->is_pooled ? 2 : 1, marks);
 }
 
 size_t fed_conv_kernel_floats(const fed_conv *conv) {

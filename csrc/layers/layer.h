@@ -3,6 +3,7 @@
 #ifndef FED_LAYER_H
 #define FED_LAYER_H
 
+#include "background.h"
 #include "buffer.h"
 #include "fed.h"
 #include "memory.h"
@@ -54,6 +55,7 @@ typedef struct fed_pass {
     fed_rng *dropout;     /* NULL when scoring */
     const float *partner; /* buffer stage->in: the example to mix in; NULL: there is none */
     float share;          /* of `in` if there is a partner */
+    fed_marks *marks;     /* the background of `out` if the stage marks it, else of `in`; or NULL */
     /* backward only */
     float *out_gradient;  /* buffer stage->out, by out; may be overwritten; borders are undefined */
     float *in_gradient;   /* out, buffer stage->in; borders are undefined; NULL: `in` is an image */
@@ -140,6 +142,9 @@ struct fed_stage_ops {
     int adds_gradients; /* 1 if backward itself obeys stage->adds */
     /* 1 if, as the first stage, it reads a decoded image without padded channels or border. */
     int takes_raw;
+    int marks_background; /* 1 if forward can mark the outputs that see only background */
+    int uses_background;  /* 1 if it computes faster with the background of its inputs. It may then
+                             add the gradient by a pixel of the background to that by another. */
     int can_narrow; /* for narrow.c: 1 if packed parameters begin with the kernel [O, padded I] */
 };
 

@@ -195,6 +195,8 @@ void fed_batch_carve(fed_batch *batch, fed_carver *c) {
     for (size_t s = 0; s < net->num_stages; s++)
         if (batch->is_training || net->stages[s].is_mapped)
             batch->saved[s] = fed_carve(c, batch->batch_size * net->stages[s].saved_bytes, 1);
+    if (net->background_value > 0)
+        batch->marks = fed_carve(c, num_held(batch, net->background_value), sizeof *batch->marks);
     batch->images = fed_carve(c, batch->batch_size + batch->most_extra_rows, sizeof *batch->images);
     for (size_t s = 0; s < net->num_stages; s++) {
         const fed_stage *stage = &net->stages[s];
@@ -331,6 +333,13 @@ static void add_beside(const fed_batch *batch, size_t s, size_t b, size_t block)
                                      num_values(batch, stage->sources[i]));
 }
 
+/* The marks that stage s reads or writes. */
+static fed_marks *marks_at(const fed_batch *batch, size_t s, size_t b, int worker) {
+    const size_t v = batch->net->background_value;
+    if (v == 0 || (s + 1 != v && batch->net->stages[s].sources[0] != v)) return NULL;
+    return batch->marks + (is_of_worker(batch, v) ? (size_t)worker : b);
+}
+
 /* The arguments of stage s for example b. */
 static fed_pass example_pass(const fed_batch *batch, const float *params, size_t s, size_t b,
                              size_t block, int worker) {
@@ -347,6 +356,7 @@ static fed_pass example_pass(const fed_batch *batch, const float *params, size_t
         .saved = saved_at(batch, s, b),
         .norm = norm_at(batch, s, b),
         .scratch = batch->scratch + (size_t)worker * batch->scratch_bytes,
+        .marks = marks_at(batch, s, b, worker),
     };
     if (batch->is_training) {
         pass.out_gradient = gradient_at(batch, s + 1, b, block);

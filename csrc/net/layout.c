@@ -324,6 +324,22 @@ static size_t num_leading_stages(const fed_net *net) {
     return most > PART_FLOATS / LEAST_PART ? num : 0;
 }
 
+static int can_mark(const fed_layer *layer) {
+    return layer->in.height + layer->window_height <= FED_MOST_MARKS &&
+           layer->in.width + layer->window_width <= FED_MOST_MARKS;
+}
+
+/* The output of the first stage that reads images, if the next stage alone reads it and can use its
+ * background; else 0. */
+static size_t background_value(const fed_net *net) {
+    const size_t v = net->num_input_stages + 1;
+    if (v >= net->num_example_stages) return 0;
+    const fed_stage *first = &net->stages[v - 1], *next = &net->stages[v];
+    const int is_marked = first->ops->marks_background && next->ops->uses_background &&
+                          next->sources[0] == v && net->values[v].last_reader == v;
+    return is_marked && can_mark(first->layer) && can_mark(next->layer) ? v : 0;
+}
+
 /* 1 if value v can be computed again: its stage can, and the value that the stage reads is kept. */
 static int can_repeat(const fed_net *net, size_t v) {
     const fed_stage *stage = v > 0 ? &net->stages[v - 1] : NULL;
@@ -383,6 +399,7 @@ void fed_net_lay_out(fed_net *net, const fed_model *model, void *memory) {
     net->repeats = is_by_batch && net->num_example_stages > 0;
     choose_kept(net);
     place_gradients(net);
+    net->background_value = background_value(net);
     place_values(net);
 }
 

@@ -57,6 +57,7 @@ typedef struct fed_net {
     size_t num_stages, num_front_stages;
     size_t num_input_stages;   /* no gradient passes through them */
     size_t num_example_stages; /* the leading stages that run by example */
+    size_t background_value;   /* value whose background is marked: see background.h; or 0 */
     int repeats; /* 1 if example stages compute values again for the backward pass: see is_kept */
     fed_place *gradient_places, *value_places;
     size_t num_gradient_places, num_value_places;
@@ -125,6 +126,7 @@ typedef struct fed_batch {
     float *by_params[FED_MAX_LAYERS]; /* [blocks, packed_size]: the gradient of a stage that is not
                                          dense; stages that run by batch use the same memory */
     float *lanes[FED_MAX_LAYERS];     /* [blocks, O, FED_LANES] of the first and last stage */
+    fed_marks *marks;                 /* [B]: the background of background_value, if there is one */
     fed_rng *dropout; /* [B + most_extra_rows]: streams of the masks; NULL: there is no
                          dropout */
     float *pieces;    /* [num_workers, piece_size] */

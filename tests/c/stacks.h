@@ -318,6 +318,30 @@ static const stack LARGE[] = {
       FULL(5, FED_LINEAR)}},
 };
 
+/* Stacks for images with background, see draw_background. */
+static const stack ON_BACKGROUND[] = {
+    {"Reddi's CNN, smaller",
+     {28, 24, 1},
+     {CONV(32, 3, 3, 1, 1, false, FED_RELU), CONV(33, 3, 3, 1, 1, false, FED_RELU), POOL2,
+      DROP(0.25), FULL(16, FED_RELU), DROP(0.5), FULL(5, FED_LINEAR)}},
+    {"McMahan's CNN, thinner",
+     {28, 28, 1},
+     {CONV(4, 5, 5, 1, 1, true, FED_RELU), POOL2, CONV(6, 5, 5, 1, 1, true, FED_RELU), POOL2,
+      FULL(10, FED_LINEAR)}},
+    {"a window of even size, in colours",
+     {21, 24, 3},
+     {CONV(32, 3, 3, 1, 1, false, FED_TANH), CONV(34, 4, 4, 1, 1, true, FED_RELU), POOL2,
+      FULL(5, FED_LINEAR)}},
+    {"tiles of large windows",
+     {18, 22, 1},
+     {CONV(32, 3, 3, 1, 1, true, FED_SIGMOID), CONV(32, 5, 5, 1, 1, false, FED_TANH), POOL2,
+      FULL(5, FED_LINEAR)}},
+    {"strides",
+     {31, 25, 1},
+     {CONV(5, 3, 3, 2, 1, true, FED_RELU), CONV(6, 3, 2, 1, 2, true, FED_RELU), POOL2,
+      FULL(5, FED_LINEAR)}},
+};
+
 /* A stack's table. */
 typedef struct table {
     fed_layer layers[MAX_SPECS];
@@ -443,6 +467,20 @@ static inline problem new_problem(const fed_model *model, size_t num_examples, u
     fill_params(seed + 2, model, p.params);
     for (size_t i = 0; i < model->num_params; i++) p.wide[i] = (double)p.params[i];
     return p;
+}
+
+/* Sets all pixels to the same value except those of a box, which is not the same for all examples.
+ */
+static inline void draw_background(const stack *s, problem *p) {
+    float *pixel = p->pixels;
+    for (size_t e = 0; e < p->num_examples; e++)
+        for (size_t y = 0; y < s->in.height; y++)
+            for (size_t x = 0; x < s->in.width; x++) {
+                const bool is_inside = y >= s->in.height / 2 + e % 3 && y < s->in.height - 6 &&
+                                       x >= s->in.width / 3 && x < s->in.width / 2 + e % 2;
+                for (size_t c = 0; c < s->in.channels; c++, pixel++)
+                    if (!is_inside) *pixel = 0.5f + 0.25f * (float)c;
+            }
 }
 
 static inline void free_problem(problem *p) {

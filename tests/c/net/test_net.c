@@ -113,16 +113,21 @@ static void check_delta(const problem *p, const char *name, const double *delta,
     }
 }
 
+static bool is_on_background(const stack *s) {
+    return s >= ON_BACKGROUND && s < ON_BACKGROUND + LENGTH(ON_BACKGROUND);
+}
+
 /* Makes problems until one has no near-ties. At a near-tie float32 may rightly decide differently,
  * because values have errors of some 1e-7. */
 static problem clear_problem(const stack *s, const fed_model *model, size_t num_examples,
                              size_t batch_size, double momentum, double *delta, double *loss) {
     for (uint64_t seed = 21;; seed += 1000) {
         naive_margin margin = {INFINITY};
-        const problem p = new_problem(model, num_examples, seed);
+        problem p = new_problem(model, num_examples, seed);
+        if (is_on_background(s)) draw_background(s, &p);
         *loss = naive_train(&p, momentum, batch_size, delta, &margin);
         if (margin.smallest > 2e-6) return p;
-        free_problem((problem *)(uintptr_t)&p);
+        free_problem(&p);
         if (seed > 100000) fprintf(stderr, "near-ties everywhere: %s\n", s->name);
         CHECK(seed <= 100000);
     }
@@ -162,6 +167,14 @@ static void test_gradients_of_large_nets_equal_the_naive_ones(void) {
     }
 }
 
+/* The second convolution computes once what sees only background. */
+static void test_gradients_of_images_with_background_equal_the_naive_ones(void) {
+    for (size_t s = 0; s < LENGTH(ON_BACKGROUND); s++) {
+        check_gradient(&ON_BACKGROUND[s], 1);
+        check_gradient(&ON_BACKGROUND[s], 6);
+    }
+}
+
 /* Three local steps, the last with a smaller batch; the stream of masks continues from step to
  * step. Errors of a step affect the next steps, so the tolerance is wider. */
 static void check_local_steps(const stack *s, double momentum) {
@@ -193,6 +206,7 @@ static void check_scores(const stack *s, size_t num_examples) {
     table t;
     build(s, &t);
     problem p = new_problem(&t.model, num_examples, 31);
+    if (is_on_background(s)) draw_background(s, &p);
     naive_net net = naive_new(&t.model, num_examples);
     const fed_client client = client_of(&p, 4);
     atomic_int cancel = 0;
@@ -219,6 +233,7 @@ static void check_scores(const stack *s, size_t num_examples) {
 static void test_scores_equal_the_naive_ones(void) {
     for (size_t s = 0; s < LENGTH(SMALL); s++) check_scores(&SMALL[s], 70);
     for (size_t s = 0; s < LENGTH(LARGE); s++) check_scores(&LARGE[s], 5);
+    for (size_t s = 0; s < LENGTH(ON_BACKGROUND); s++) check_scores(&ON_BACKGROUND[s], 5);
 }
 
 /* ---- Stages that run by example -------------------------------------------------------------- */
@@ -261,6 +276,7 @@ static const test_case TESTS[] = {
     TEST(test_the_naive_gradient_equals_central_differences),
     TEST(test_gradients_of_small_nets_equal_the_naive_ones),
     TEST(test_gradients_of_large_nets_equal_the_naive_ones),
+    TEST(test_gradients_of_images_with_background_equal_the_naive_ones),
     TEST(test_local_steps_of_small_nets_equal_the_naive_ones),
     TEST(test_scores_equal_the_naive_ones),
     TEST(test_leading_stages_with_large_images_run_by_example),
