@@ -177,11 +177,12 @@ KERNEL(void, products_gradient, const fed_products_gradient *at)
 /* out[c] = max(least, bias[c] + sum_t weights[t][c] * window[t][c]) for each pixel, with taps t in
  * the order of the weights. */
 KERNEL(void, depthwise_outputs, const fed_depthwise *of, const float *in /* the first window */,
-       float *out /* out */)
+       float *out /* out */, fed_lines *ahead /* in-out */)
 /* target[t][c] += the sum over pixels of window[t][c] * gradient[c], and bias[c] += the sum over
  * pixels of gradient[c]. */
 KERNEL(void, depthwise_gradient, const fed_depthwise *of, const float *in, const float *gradient,
-       float *target /* in-out, as the weights */, float *bias /* in-out [num_channels]; or NULL */)
+       float *target /* in-out, as the weights */, float *bias /* in-out [num_channels]; or NULL */,
+       fed_lines *ahead /* in-out */)
 
 /* Convolutions of a group of images (layers/image_gemm.c). */
 KERNEL(void, gemm_outputs, const fed_gemm *gemm)

@@ -216,6 +216,21 @@ static fed_depthwise outputs_of(const fed_pass *pass, const windows *from, size_
     };
 }
 
+/* The rows of inputs that the next `num` rows of outputs read first, after those from `first` on. A
+ * norm reads them all at once, so they are fetched meanwhile. Without one, tiles fetch their rows.
+ */
+static fed_lines next_inputs(const fed_pass *pass, size_t first, size_t num) {
+    const fed_stage *stage = pass->stage;
+    const fed_layer *layer = stage->layer;
+    const size_t read = (first + num - 1) * layer->stride_y + layer->window_height;
+    const size_t inside = read > layer->pad_top ? read - layer->pad_top : 0;
+    const size_t start = fed_smaller(inside, layer->in.height);
+    const size_t end = fed_smaller(start + num * layer->stride_y, layer->in.height);
+    if (stage->norm == NULL) return (fed_lines){pass->in, pass->in};
+    return (fed_lines){pass->in + fed_pixel(&stage->in, start, 0),
+                       pass->in + fed_pixel(&stage->in, end, 0)};
+}
+
 static void forward(const fed_pass *pass) {
     const fed_stage *stage = pass->stage;
     const size_t num_rows = stage->shape.height, most = block_rows(stage);
@@ -223,21 +238,22 @@ static void forward(const fed_pass *pass) {
         const size_t num = fed_smaller(most, num_rows - first);
         const windows from = windows_of(pass, first, num);
         const fed_depthwise outputs = outputs_of(pass, &from, num);
+        fed_lines ahead = next_inputs(pass, first, num);
         pass->kernels->depthwise_outputs(&outputs, from.first,
-                                         pass->out + fed_pixel(&stage->out, first, 0));
+                                         pass->out + fed_pixel(&stage->out, first, 0), &ahead);
     }
     if (stage->layer->activation != FED_RELU) fed_activate_out(pass);
 }
 
 /* ---- Backward -------------------------------------------------------------------------------- */
 
-static void add_param_gradient(const fed_pass *pass, size_t first, size_t num) {
+static void add_param_gradient(const fed_pass *pass, size_t first, size_t num, fed_lines *ahead) {
     const fed_stage *stage = pass->stage;
     const windows from = windows_of(pass, first, num);
     const fed_depthwise outputs = outputs_of(pass, &from, num);
     pass->kernels->depthwise_gradient(
         &outputs, from.first, pass->out_gradient + fed_pixel(&stage->out, first, 0), pass->gradient,
-        stage->layer->has_bias ? pass->gradient + kernel_size(stage) : NULL);
+        stage->layer->has_bias ? pass->gradient + kernel_size(stage) : NULL, ahead);
 }
 
 /* Copies the weights of a phase's taps in reversed order. */
@@ -262,7 +278,8 @@ typedef struct phase_rows {
 
 /* Writes the gradient by the inputs of some rows of a phase; `rows`: of the framed gradient, from
  * row of->first on. */
-static void run_phase(const fed_pass *pass, const phase_rows *of, const float *rows) {
+static void run_phase(const fed_pass *pass, const phase_rows *of, const float *rows,
+                      fed_lines *ahead) {
     const fed_stage *stage = pass->stage;
     const fed_layer *layer = stage->layer;
     const size_t row_stride = framed_gradient(stage).row_stride;
@@ -283,13 +300,13 @@ static void run_phase(const fed_pass *pass, const phase_rows *of, const float *r
         .out_step = layer->stride_x * stage->in.pixel_stride,
     };
     const size_t row = of->y.first + of->first * layer->stride_y;
-    pass->kernels->depthwise_outputs(&inputs,
-                                     rows + of->y.window * row_stride + of->x.window * pixel_stride,
-                                     pass->in_gradient + fed_pixel(&stage->in, row, of->x.first));
+    pass->kernels->depthwise_outputs(
+        &inputs, rows + of->y.window * row_stride + of->x.window * pixel_stride,
+        pass->in_gradient + fed_pixel(&stage->in, row, of->x.first), ahead);
 }
 
 /* Writes the gradient by the inputs of up to `most` rows of each phase. */
-static void write_in_gradient(const fed_pass *pass, size_t first, size_t most) {
+static void write_in_gradient(const fed_pass *pass, size_t first, size_t most, fed_lines *ahead) {
     const fed_stage *stage = pass->stage;
     const fed_axis y = rows_axis(stage->layer), x = columns_axis(stage->layer);
     const framed gradient = framed_gradient(stage);
@@ -302,7 +319,7 @@ static void write_in_gradient(const fed_pass *pass, size_t first, size_t most) {
             of.y = fed_phase_of(&y, phase_y);
             of.x = fed_phase_of(&x, phase_x);
             of.num = of.y.num > first ? fed_smaller(most, of.y.num - first) : 0;
-            if (of.num > 0 && of.x.num > 0) run_phase(pass, &of, w.gradient);
+            if (of.num > 0 && of.x.num > 0) run_phase(pass, &of, w.gradient, ahead);
             of.turned += of.y.num_taps * of.x.num_taps * num_channels(stage);
         }
 }
@@ -330,8 +347,10 @@ static void backward(const fed_pass *pass) {
     fed_undo_out(pass);
     if (pass->in_gradient != NULL) turn_all(pass);
     for (size_t first = 0; first < end; first += most) {
-        if (first < num_rows) add_param_gradient(pass, first, fed_smaller(most, num_rows - first));
-        if (pass->in_gradient != NULL) write_in_gradient(pass, first, most);
+        fed_lines ahead = next_inputs(pass, first, most);
+        if (first < num_rows)
+            add_param_gradient(pass, first, fed_smaller(most, num_rows - first), &ahead);
+        if (pass->in_gradient != NULL) write_in_gradient(pass, first, most, &ahead);
     }
 }
 
