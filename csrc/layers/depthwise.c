@@ -28,8 +28,7 @@ static fed_axis columns_axis(const fed_layer *l) {
     return fed_axis_of(l->in.width, l->out.width, l->window_width, l->stride_x, l->pad_left);
 }
 
-/* ---- Rows inside a border of zeros ------------------------------------------------------------
- */
+/* ---- Rows inside a border of zeros ----------------------------------------------------------- */
 
 /* The rows of an image inside a border of zeros. Row 0 is `above` rows above the image. */
 typedef struct framed {

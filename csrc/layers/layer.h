@@ -20,12 +20,12 @@ struct fed_stage {
         *pool;    /* a 2x2 max-pool with stride 2, computed with its convolution; or NULL */
     int is_first; /* 1 if only this stage reads the image, or the output of the input layers */
     int is_last;
-    const fed_stage *norm; /* it applies this norm to its first source; NULL: to read it as it is */
+    const fed_stage *norm; /* the norm that it applies to what it reads; NULL: it applies none */
     int is_mapped;         /* a norm: 1 if the stage that reads its output applies it */
     size_t sources[2];     /* the values that it reads: see fed_net */
     int adds[2];           /* 1: another stage has written the gradient by that source; add to it */
     fed_shape shape;       /* of the outputs, after the pool if there is one */
-    fed_buffer in;   /* of its first source, also before a norm that the stage applies; the image
+    fed_buffer in;   /* of its first source, or of the inputs of the norm that it applies; the image
                         may be raw: see takes_raw */
     fed_buffer in_2; /* of its second source, if it has one */
     fed_buffer out;
