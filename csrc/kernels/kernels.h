@@ -267,7 +267,8 @@ typedef struct fed_gemm {
     float *out;
 } fed_gemm;
 
-/* Values that are read later, and are prefetched meanwhile: from `first` up to `end`. */
+/* Values from `first` up to `end`, which are read later. A kernel that is given such lines
+ * prefetches some of them and moves `first` behind these. */
 typedef struct fed_lines {
     const float *first, *end;
 } fed_lines;

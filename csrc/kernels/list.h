@@ -186,7 +186,6 @@ KERNEL(void, depthwise_gradient, const fed_depthwise *of, const float *in, const
 
 /* Convolutions of a group of images (layers/image_gemm.c). */
 KERNEL(void, gemm_outputs, const fed_gemm *gemm)
-/* Meanwhile prefetches some of the lines `ahead`, and takes them out. */
 KERNEL(void, gemm_gradient, const fed_gemm_gradient *gemm, fed_lines *ahead /* in-out [2] */)
 /* Copies the gradients of pixels to panels of [num_pixels][FED_PAD], and adds them to sums. */
 KERNEL(void, gemm_pack, const float *gradient, const size_t *at /* [num_pixels] */,
