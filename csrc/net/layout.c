@@ -101,13 +101,10 @@ size_t fed_net_stored_value(const fed_net *net, size_t value) {
  */
 static int can_be_mapped(const fed_net *net, size_t v) {
     const fed_stage *norm = &net->stages[v - 1], *reader = &net->stages[v];
-    size_t num_readers = 0;
-    for (size_t s = v; s < net->num_stages; s++)
-        for (size_t i = 0; i < fed_num_inputs(net->stages[s].layer); i++)
-            num_readers += net->stages[s].sources[i] == v;
+    const size_t output = (size_t)(norm->layer - net->model->layers) + 1; /* as a value of layers */
     return norm->ops->can_map != NULL && norm->ops->can_map(norm->layer) &&
            reader->ops->applies_norms != NULL && reader->ops->applies_norms(reader->layer) &&
-           reader->sources[0] == v && num_readers == 1;
+           reader->sources[0] == v && fed_num_readers(net->model, output) == 1;
 }
 
 /* A norm's outputs need not be written to memory and read again if the stage behind it applies the

@@ -419,6 +419,37 @@ static void test_gemm(void) {
         check_case(&ANY_WINDOW[i], &fed_image_gemm, 3e-6);
 }
 
+/* A NaN in a corner of an image makes every output that sees it NaN, also behind relu. */
+static void check_nan(const image_case *of, const fed_image_conv_method *method) {
+    for (size_t isa = 0; next_isa(&isa);) {
+        image_conv t;
+        set_up(&t, of, method, 1);
+        t.in[fed_pixel(&t.conv.in, 0, 0)] = NAN;
+        t.right_out = zero_doubles(t.num_out);
+        visit_taps(&t, add_outputs);
+        run(&t, method, 1);
+        size_t num_nan = 0;
+        for (size_t i = 0; i < t.num_out; i++) {
+            CHECK(!isnan(t.right_out[i]) || isnan(t.out[i]));
+            num_nan += isnan(t.right_out[i]) ? 1 : 0;
+        }
+        CHECK(num_nan >= of->out_channels);
+        tear_down(&t);
+    }
+}
+
+static void test_nan_reaches_every_output_that_sees_it(void) {
+    static const image_case three = {2, 8, 8, 40, 40, 3, 3, 1, 1, 1, 1, 1, 0, 0};
+    static const image_case five = {2, 8, 8, 40, 40, 5, 5, 1, 1, 1, 1, 1, 0, 0};
+    static const image_case strided = {2, 8, 8, 40, 40, 3, 3, 2, 2, 1, 1, 1, 0, 0};
+    static const image_case small = {2, 2, 2, 40, 40, 3, 3, 1, 1, 1, 1, 1, 0, 0};
+    check_nan(&three, &fed_image_winograd);
+    check_nan(&five, &fed_image_winograd);
+    check_nan(&strided, &fed_image_winograd);
+    check_nan(&small, &fed_image_small);
+    check_nan(&three, &fed_image_gemm);
+}
+
 static const fed_image_conv_method *choice(const image_case *of) {
     fed_image_conv conv;
     set_conv(&conv, of);
@@ -445,6 +476,7 @@ static void test_the_fastest_method_is_chosen(void) {
 }
 
 static const test_case TESTS[] = {TEST(test_winograd), TEST(test_small), TEST(test_gemm),
+                                  TEST(test_nan_reaches_every_output_that_sees_it),
                                   TEST(test_the_fastest_method_is_chosen)};
 
 int main(int argc, char **argv) { return TEST_MAIN(TESTS, argc, argv); }
